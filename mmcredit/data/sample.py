@@ -1,0 +1,49 @@
+"""What a data source yields: `Sample`, and the media in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Media:
+    """One image or video of a sample, not decoded yet: a path below the media root, or its encoded bytes.
+
+    `mmcredit.data.media.load_image` decodes it; `key` is a hash of the content, equal for equal bytes.
+    """
+
+    kind: Literal["image", "video"]
+    path: Path | None = None  # absolute, inside the media root
+    data: bytes | None = None  # encoded file content (PNG, JPEG, ...)
+    name: str = ""  # what the data set called it, for error messages
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.data is None):
+            raise ValueError(f"media {self.name or '?'}: give a path or bytes, exactly one of them")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt: chat messages, the media they mention in order, the reference answer, and what else is known.
+
+    `messages` follow the chat format of transformers: ``{"role": ..., "content": str | [part, ...]}`` with parts
+    ``{"type": "text", "text": ...}``, ``{"type": "image"}``, ``{"type": "video"}``; the n-th image or video part
+    stands for ``media[n]``.
+    """
+
+    id: str  # stable across epochs and machines
+    messages: tuple[Mapping[str, Any], ...]
+    media: tuple[Media, ...] = ()
+    answer: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = [p for m in self.messages if not isinstance(m["content"], str) for p in m["content"]]
+        kinds = [p["type"] for p in parts if p["type"] in ("image", "video")]
+        if kinds != [m.kind for m in self.media]:
+            raise ValueError(
+                f"sample {self.id}: the messages mention {kinds or 'no media'}, but {[m.kind for m in self.media]} came with it"
+            )

@@ -1,0 +1,1 @@
+"""Aggregation weights, one file each."""

@@ -1,0 +1,1 @@
+"""Clip kinds, one file each."""

@@ -1,0 +1,168 @@
+"""The one loss: ratio, clip, aggregation and regularizers over per-token quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcredit.components import Component, Needs, build, build_all, names
+from mmcredit.objective.base import (
+    MAX_LOG_RATIO,
+    Aggregate,
+    Clip,
+    LossInputs,
+    PolicyLoss,
+    Ratio,
+    Regularizer,
+    RegularizerInputs,
+    masked,
+)
+from mmcredit.rollouts import Credit, Rollouts
+
+Spec = str | Mapping[str, Any] | Component
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """`loss` is a scalar with gradient; `metrics` describe the rows handed in."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+
+
+class Objective:
+    """What an optimizer step minimises.
+
+    ``objective(logprobs, rollouts, credit, passes)`` treats the rows as one optimizer mini-batch. To split one into
+    micro-batches, compute ``weights = objective.weights(rollouts, credit)`` on the whole and hand each part its rows:
+    the losses then add up to the loss of the whole, and so do the gradients.
+
+    Args:
+        ratio: name or {name: fields}: token, sequence, holder, gmpo, cispo, sapo.
+        clip: {low, high, dual} for fixed bounds, or {kind: fields}.
+        aggregate: name or {name: fields}.
+        regularizers: list of names or {name: fields}.
+
+    Raises ValueError for an unknown name or field.
+    """
+
+    def __init__(
+        self,
+        ratio: Spec = "token",
+        clip: Spec | None = None,
+        aggregate: Spec = "token_mean",
+        regularizers: Sequence[Spec] = (),
+    ) -> None:
+        self.ratio: Ratio = build("ratio", ratio)  # type: ignore[assignment]
+        self.clip: Clip = build("clip", _clip_spec(clip))  # type: ignore[assignment]
+        self.aggregate: Aggregate = build("aggregate", aggregate)  # type: ignore[assignment]
+        self.regularizers: list[Regularizer] = build_all("regularizer", regularizers)  # type: ignore[assignment]
+
+    def needs(self) -> Needs:
+        """The union of what the parts need."""
+        needs = Needs()
+        for part in (self.ratio, self.clip, self.aggregate, *self.regularizers):
+            needs = needs | part.needs()
+        return needs
+
+    def ratio_for(self, credit: Credit) -> Ratio:
+        """The ratio in force: a credit method may fix the kind, then with this objective's fields if it is the same."""
+        if credit.ratio is None or credit.ratio == self.ratio.name:
+            return self.ratio
+        return build("ratio", credit.ratio)  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def weights(self, rollouts: Rollouts, credit: Credit) -> Tensor:
+        """[B,T]: the aggregation weight of each token of one optimizer mini-batch."""
+        return self.aggregate.weights(rollouts, credit)
+
+    def __call__(
+        self,
+        logprobs: Tensor,
+        rollouts: Rollouts,
+        credit: Credit,
+        passes: Mapping[str, Tensor] | None = None,
+        weights: Tensor | None = None,
+        progress: float = 0.0,
+    ) -> ObjectiveOutput:
+        """Loss and metrics of these rows.
+
+        `logprobs` [B,T] carries the gradient. `passes` holds what the regularizers declared, by name. Without
+        `rollouts.old_logprobs` the update is on-policy: the ratio is 1 in value and carries the gradient. Raises
+        ValueError for a wrong shape, a missing pass, or a non-finite log-prob inside the loss mask.
+        """
+        shape = tuple(rollouts.tokens.shape)
+        for name, value in (("logprobs", logprobs), ("credit.advantages", credit.advantages)):
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
+        if weights is None:
+            weights = self.weights(rollouts, credit)
+        loss = self.policy_loss(logprobs, rollouts, credit, progress)
+        total = policy = (weights * loss.loss).sum()
+        metrics = _metrics(loss, credit, float(policy.detach()))
+        for regularizer in self.regularizers:
+            _require(regularizer, passes or {})
+            term = regularizer(RegularizerInputs(logprobs, rollouts, credit, passes or {}, weights))
+            total = total + term.loss
+            metrics.update(term.metrics)
+        metrics["loss"] = float(total.detach())
+        return ObjectiveOutput(total, metrics)
+
+    def policy_loss(self, logprobs: Tensor, rollouts: Rollouts, credit: Credit, progress: float = 0.0) -> PolicyLoss:
+        """The clipped surrogate of every token, before aggregation. Raises ValueError for a non-finite log-prob."""
+        mask = credit.loss_mask
+        current = masked(logprobs, mask)
+        if not bool(torch.isfinite(current.detach()).all()):
+            row = int((~torch.isfinite(current.detach())).any(1).nonzero()[0])
+            raise ValueError(f"log-probs must be finite inside the loss mask; response {row} has one that is not")
+        reference = rollouts.old_logprobs if rollouts.old_logprobs is not None else logprobs.detach()
+        old = masked(reference, mask)
+        low, high = self.clip.bounds(rollouts, old)
+        inputs = LossInputs(
+            logprobs=current,
+            log_ratio=(current - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO),
+            advantages=credit.advantages,
+            mask=mask,
+            clip_low=low if credit.clip_low is None else credit.clip_low,
+            clip_high=high if credit.clip_high is None else credit.clip_high,
+            dual=self.clip.dual,
+            progress=progress,
+        )
+        return self.ratio_for(credit)(inputs)
+
+
+def _clip_spec(clip: Spec | None) -> Spec:
+    """Plain {low, high, dual} means fixed bounds."""
+    if clip is None:
+        return "fixed"
+    if isinstance(clip, Mapping) and not (len(clip) == 1 and next(iter(clip)) in names("clip")):
+        return {"fixed": clip}
+    return clip
+
+
+def _require(regularizer: Regularizer, passes: Mapping[str, Tensor]) -> None:
+    for name in regularizer.needs().passes:
+        if name not in passes:
+            known = ", ".join(sorted(passes)) or "none"
+            raise ValueError(f"regularizer {regularizer.name!r} needs passes[{name!r}] (given: {known})")
+
+
+def _metrics(loss: PolicyLoss, credit: Credit, policy: float) -> dict[str, float]:
+    mask = credit.loss_mask
+    count = max(1, int(mask.sum()))
+    ratio = loss.ratio.detach()[mask]
+    log_ratio = ratio.clamp(min=1e-9).log()
+    return {
+        "policy_loss": policy,
+        "ratio_mean": float(ratio.mean()) if len(ratio) else 1.0,
+        "ratio_max": float(ratio.max()) if len(ratio) else 1.0,
+        "ratio_min": float(ratio.min()) if len(ratio) else 1.0,
+        "clip_low_fraction": float(loss.clipped_low.sum()) / count,
+        "clip_high_fraction": float(loss.clipped_high.sum()) / count,
+        "clip_dual_fraction": float(loss.clipped_dual.sum()) / count,
+        "update_kl": float((ratio - 1 - log_ratio).mean()) if len(ratio) else 0.0,  # k3 estimate of KL(old || new)
+    }

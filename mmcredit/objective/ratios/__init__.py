@@ -1,0 +1,1 @@
+"""Ratio kinds, one file each."""

@@ -1,0 +1,28 @@
+"""A prompt as the model reads it, made once and used by sampling and scoring alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One encoded prompt: ids with one placeholder per visual token, positions, and preprocessed media.
+
+    Both the rollout engine and the score passes read this object, so they cannot disagree about the input.
+    """
+
+    sample_id: str
+    tokens: Tensor  # [P] int64, placeholders already expanded
+    positions: Tensor  # [P] int64 for text models, [3,P] (temporal, height, width) for M-RoPE
+    next_position: int  # position of the first response token; the same on all rows
+    visual: Tensor  # [P] bool, payload placeholders (<|image_pad|>, <|video_pad|>)
+    media: Mapping[str, Tensor] = field(default_factory=dict)  # processor output: pixel_values, image_grid_thw, ...
+    media_keys: tuple[str, ...] = ()  # per image/video: content hash + preprocessing, for the feature cache
+    unexpanded: Tensor | None = None  # [P'] int64, one placeholder per media item, for engines that expand themselves
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]

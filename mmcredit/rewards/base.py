@@ -1,0 +1,41 @@
+"""What a reward is: a named, weighted function of response text and reference answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from mmcredit.components import Component
+
+
+@dataclass(frozen=True)
+class RewardItem:
+    """One response to judge. Plain data: it crosses a process boundary as JSON."""
+
+    response: str  # decoded text of the credited tokens, special tokens skipped
+    answer: str | None
+    prompt: str = ""  # text of the user's last turn
+    num_tokens: int = 0
+    truncated: bool = False
+    sample_id: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Reward(Component):
+    """One part of the reward; the total is the sum of weight * value over the parts.
+
+    `__call__` runs in a worker process. None means "does not apply to this item" (counted, worth 0); raising, hanging
+    past `timeout`, NaN and infinity are counted and worth `on_error` / `on_timeout`.
+    """
+
+    weight: float = Field(1.0, description="factor of this part in the total")
+    timeout: float = Field(10.0, gt=0, description="seconds for one item before the worker is killed")
+    on_error: float = Field(0.0, description="value of an item whose reward raised or was not finite")
+    on_timeout: float = Field(0.0, description="value of an item whose reward did not return in time")
+
+    def __call__(self, items: Sequence[RewardItem]) -> Sequence[float | None]:
+        """A value per item."""
+        raise TypeError(f"{type(self).__name__} does not implement __call__(items)")

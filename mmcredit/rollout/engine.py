@@ -1,0 +1,68 @@
+"""What a rollout engine is: prompts in, responses with the sampler's own log-probs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmcredit.policy.prompt import Prompt
+
+
+class Sampling(BaseModel):
+    """How tokens are drawn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    temperature: float = Field(1.0, ge=0, description="softmax temperature; 0 = greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus mass kept")
+    top_k: int = Field(0, ge=0, description="number of most likely tokens kept; 0 = all")
+    max_new_tokens: int = Field(64, ge=1, description="response length limit in tokens")
+    min_new_tokens: int = Field(0, ge=0, description="end tokens are withheld before this length")
+    stop: tuple[str, ...] = Field((), description="strings that end a response (kept in it)")
+    stop_token_ids: tuple[int, ...] = Field((), description="further ids that end a response (kept in it)")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to sample from: one response per seed.
+
+    `prefix` holds ids that every response starts with (continuations); they are not sampled again, and not returned.
+    """
+
+    prompt: Prompt
+    seeds: Sequence[int]
+    prefix: Sequence[int] = ()
+    tag: int = 0  # the caller's own number, handed back
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response."""
+
+    tag: int
+    member: int  # which seed of the request
+    tokens: list[int]  # ids exactly as sampled, the end token included
+    logprobs: list[float]  # of each token under the distribution at the sampling temperature (full softmax, nats)
+    finish: Literal["stop", "length"]
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+class RolloutEngine(Protocol):
+    """A rollout engine. `sync` makes it sample from the policy's present weights and drops every stale cache."""
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """Responses in request order, members in seed order. The same seeds give the same responses."""
+        ...
+
+    def sync(self) -> None:
+        """Take over the policy's present weights."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...

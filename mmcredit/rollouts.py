@@ -1,0 +1,233 @@
+"""The two values that travel through a step: what was sampled (`Rollouts`) and what it earned (`Credit`).
+
+Shapes: B responses, T response tokens (right padded), P prompts, G responses per prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float32, torch.float64)  # float64 is for tests and finite differences
+
+
+def _check(name: str, value: Any, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+    """Raise a ValueError that names the field and both shapes, dtypes or devices."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor of shape {list(shape)}, got {type(value).__name__}")
+    if tuple(value.shape) != shape:
+        hint = ""
+        if name == "advantages" and value.ndim == 1:
+            hint = "; an advantage belongs to a token: write advantages[:, None] * mask if all tokens share one"
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}{hint}")
+    if value.dtype not in dtypes:
+        wanted = " or ".join(str(d) for d in dtypes)
+        raise ValueError(f"{name} must be {wanted}, got {value.dtype}")
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}, but tokens are on {device}")
+    if value.requires_grad:
+        raise ValueError(f"{name} carries a gradient; rollouts and credit are constants: detach it")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One batch of sampled responses, and all that is known about them.
+
+    Only `tokens`, `mask`, `group` and `rewards` are needed. Raises ValueError for a wrong shape, dtype or device.
+    """
+
+    tokens: Tensor  # [B,T] int64, response ids exactly as sampled; never re-tokenised
+    mask: Tensor  # [B,T] bool, sampled by the policy: may carry credit; implies valid
+    group: Tensor  # [B] int64, equal numbers = same prompt; with `samples`, the index into them
+    rewards: Tensor  # [B] f32, total reward
+    valid: Tensor = None  # type: ignore[assignment]  # [B,T] bool, a real response token, inserted ones included
+    reward_parts: Mapping[str, Tensor] = field(default_factory=dict)  # [B] f32 each
+    truncated: Tensor = None  # type: ignore[assignment]  # [B] bool, stopped by the length limit
+    sampler_logprobs: Tensor | None = None  # [B,T] f32, as reported by the rollout engine
+    old_logprobs: Tensor | None = None  # [B,T] f32, recomputed by the training engine before the update
+    segments: Tensor | None = None  # [B,T] int64, role of a token (0 none, 1 retrieval, 2 reasoning/answer)
+    signals: Mapping[str, Tensor] = field(default_factory=dict)  # what methods asked for, by name
+    samples: tuple[Any, ...] | None = None  # P samples; media are stored once per prompt
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, Tensor) or self.tokens.ndim != 2:
+            shape = list(self.tokens.shape) if isinstance(self.tokens, Tensor) else type(self.tokens).__name__
+            raise ValueError(f"tokens must have shape [B, T], got {shape}")
+        b, t = self.tokens.shape
+        device = self.tokens.device
+        if self.valid is None:
+            object.__setattr__(self, "valid", self.mask)
+        if self.truncated is None:
+            object.__setattr__(self, "truncated", torch.zeros(b, dtype=torch.bool, device=device))
+        object.__setattr__(self, "reward_parts", dict(self.reward_parts))
+        object.__setattr__(self, "signals", dict(self.signals))
+        _check("tokens", self.tokens, (b, t), (torch.int64,), device)
+        _check("mask", self.mask, (b, t), (torch.bool,), device)
+        _check("valid", self.valid, (b, t), (torch.bool,), device)
+        _check("group", self.group, (b,), (torch.int64,), device)
+        _check("rewards", self.rewards, (b,), _FLOATS, device)
+        _check("truncated", self.truncated, (b,), (torch.bool,), device)
+        for name, value in self.reward_parts.items():
+            _check(f"reward_parts[{name!r}]", value, (b,), _FLOATS, device)
+        for name in ("sampler_logprobs", "old_logprobs"):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), (b, t), _FLOATS, device)
+        if self.segments is not None:
+            _check("segments", self.segments, (b, t), (torch.int64,), device)
+        for name, value in self.signals.items():
+            self._check_signal(name, value, b)
+        if bool((self.mask & ~self.valid).any()):
+            row = int((self.mask & ~self.valid).any(1).nonzero()[0])
+            raise ValueError(f"mask must imply valid, but response {row} has a credited token that is not valid")
+        if self.samples is not None:
+            object.__setattr__(self, "samples", tuple(self.samples))
+            if b and not 0 <= int(self.group.min()) <= int(self.group.max()) < len(self.samples):
+                raise ValueError(
+                    f"group must index samples: got numbers {int(self.group.min())}..{int(self.group.max())} "
+                    f"for {len(self.samples)} samples"
+                )
+
+    def _check_signal(self, name: str, value: Tensor, b: int) -> None:
+        # Signals differ in shape ([B,T], [B,T,d], [B,S], [K,B,T]); the response axis is what all of them share.
+        if not isinstance(value, Tensor):
+            raise ValueError(f"signals[{name!r}] must be a torch.Tensor, got {type(value).__name__}")
+        axis = 1 if name in SIGNALS_BY_VIEW else 0
+        if value.ndim <= axis or value.shape[axis] != b:
+            raise ValueError(f"signals[{name!r}] must have {b} responses on axis {axis}, got shape {list(value.shape)}")
+        if value.device != self.tokens.device:
+            raise ValueError(f"signals[{name!r}] is on {value.device}, but tokens are on {self.tokens.device}")
+        if value.requires_grad:
+            raise ValueError(f"signals[{name!r}] carries a gradient; signals are constants: detach it")
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64: credited tokens of each response."""
+        return self.mask.sum(1)
+
+    def group_index(self) -> tuple[Tensor, int]:
+        """[B] int64 numbers 0..P-1 by order of the group values, and P."""
+        values, index = torch.unique(self.group, return_inverse=True)
+        return index, int(values.numel())
+
+    def signal(self, name: str) -> Tensor:
+        """The named signal. Raises ValueError if no pass produced it."""
+        if name not in self.signals:
+            known = ", ".join(sorted(self.signals)) or "none"
+            raise ValueError(f"signal {name!r} is missing (present: {known}); a method that reads it must list it in needs()")
+        return self.signals[name]
+
+    def replace(self, **changes: Any) -> Rollouts:
+        """A copy with some fields changed; everything is checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def with_signals(self, signals: Mapping[str, Tensor]) -> Rollouts:
+        """A copy with these signals added."""
+        return self.replace(signals={**self.signals, **signals})
+
+    def select(self, rows: Tensor | Sequence[int]) -> Rollouts:
+        """The responses `rows` (indices), in that order. `group` keeps its numbers, `samples` stays whole."""
+        rows = torch.as_tensor(rows, dtype=torch.int64, device=self.tokens.device)
+        return self._map(lambda name, x: x.index_select(1 if name in SIGNALS_BY_VIEW else 0, rows))
+
+    def to(self, device: torch.device | str) -> Rollouts:
+        """All tensors on `device`."""
+        return self._map(lambda name, x: x.to(device))
+
+    def _map(self, function: Any) -> Rollouts:
+        changes: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                changes[f.name] = function(f.name, value)
+            elif isinstance(value, dict):
+                changes[f.name] = {k: function(k, v) for k, v in value.items()}
+        return self.replace(**changes)
+
+
+# Signals with a leading view axis: [K,B,T].
+SIGNALS_BY_VIEW = frozenset({"view_logprobs"})
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one method did: its name, the seconds it took, and the weights it applied (None = it set advantages)."""
+
+    name: str
+    seconds: float
+    weights: Tensor | None  # [B,T] f32, advantage after / advantage before where that is defined
+    notes: Mapping[str, float] = field(default_factory=dict)  # numbers the method wants logged
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What each token earned. Detached; 0 where the policy did not sample.
+
+    Raises ValueError for a [B] advantage, a wrong shape, a loss mask outside `mask`, or a non-finite advantage.
+    """
+
+    advantages: Tensor  # [B,T] f32
+    loss_mask: Tensor  # [B,T] bool, tokens that enter the loss (subset of Rollouts.mask)
+    clip_low: Tensor | None = None  # [B,T] f32, ratio may fall to 1-low
+    clip_high: Tensor | None = None  # [B,T] f32, ratio may rise to 1+high
+    ratio: str | None = None  # a method may fix the ratio kind
+    trace: tuple[Trace, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.loss_mask, Tensor) or self.loss_mask.ndim != 2:
+            shape = list(self.loss_mask.shape) if isinstance(self.loss_mask, Tensor) else type(self.loss_mask).__name__
+            raise ValueError(f"loss_mask must have shape [B, T], got {shape}")
+        shape, device = tuple(self.loss_mask.shape), self.loss_mask.device
+        _check("loss_mask", self.loss_mask, shape, (torch.bool,), device)
+        _check("advantages", self.advantages, shape, _FLOATS, device)
+        for name in ("clip_low", "clip_high"):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), shape, _FLOATS, device)
+        object.__setattr__(self, "trace", tuple(self.trace))
+        finite = torch.isfinite(self.advantages)
+        if not bool(finite.all()):
+            row, column = (int(i) for i in (~finite).nonzero()[0])
+            value = float(self.advantages[row, column])
+            raise ValueError(f"advantages must be finite, got {value} at response {row}, token {column}")
+
+    @classmethod
+    def empty(cls, rollouts: Rollouts) -> Credit:
+        """No credit yet: advantages 0, every token the policy sampled in the loss."""
+        zeros = torch.zeros(rollouts.tokens.shape, dtype=rollouts.rewards.dtype, device=rollouts.tokens.device)
+        return cls(advantages=zeros, loss_mask=rollouts.mask)
+
+    def replace(self, **changes: Any) -> Credit:
+        """A copy with some fields changed; everything is checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def scale(self, weights: Tensor) -> Credit:
+        """Advantages times `weights` [B,T]; exactly 0 outside the loss mask whatever stands there."""
+        scaled = torch.where(self.loss_mask, self.advantages * weights, torch.zeros_like(self.advantages))
+        return self.replace(advantages=scaled)
+
+    def select(self, rows: Tensor | Sequence[int]) -> Credit:
+        """The responses `rows` (indices), in that order. The trace belongs to the whole batch and is dropped."""
+        rows = torch.as_tensor(rows, dtype=torch.int64, device=self.loss_mask.device)
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.index_select(0, rows)
+
+        return self.replace(
+            advantages=pick(self.advantages),
+            loss_mask=pick(self.loss_mask),
+            clip_low=pick(self.clip_low),
+            clip_high=pick(self.clip_high),
+            trace=(),
+        )
+
+
+def broadcast(values: Tensor, mask: Tensor) -> Tensor:
+    """A number per response [B] put on each of its tokens: [B,T], exactly 0 where mask is False."""
+    return torch.where(mask, values[:, None], torch.zeros((), dtype=values.dtype, device=values.device))
