@@ -1,0 +1,173 @@
+"""What each command of `mmcredit` does. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from mmcredit import components, config
+
+if TYPE_CHECKING:
+    from mmcredit.config import RunConfig
+
+console = Console()
+
+
+def _load(options: Namespace) -> RunConfig:
+    for path in options.plugin:
+        components.load_plugin(path)
+    return config.load(options.config, options.method, options.overrides)
+
+
+def train(options: Namespace) -> int:
+    """Train, evaluate before and after, write the report."""
+    run = _load(options)
+    if options.dry_run:
+        console.print(config.dump(run), highlight=False, markup=False, end="")
+        return 0
+    from mmcredit.train.loop import Trainer
+    from mmcredit.train.progress import Progress
+
+    _quiet_libraries()
+    with console.status("loading the model and the data"):
+        trainer = Trainer(run, resume=options.resume, progress=Progress(console))
+    names = " + ".join(method.name for method in trainer.parts.pipeline.methods)
+    console.print(
+        f"{run.run.name}: {run.model.path}, credit {names}, {len(trainer.parts.samples)} training samples, "
+        f"{run.rollout.prompts} prompts x {run.rollout.group} responses a step, {run.run.steps} steps",
+        highlight=False,
+    )
+    outcome = trainer.run()
+    if outcome.before is not None and outcome.after is not None and outcome.gain is not None:
+        table = Table("held-out accuracy", "value", "95 % interval", "questions")
+        for name, interval in (
+            ("before", outcome.before.accuracy),
+            ("after", outcome.after.accuracy),
+            ("gain (paired)", outcome.gain),
+        ):
+            bounds = f"{100 * interval.low:.1f} .. {100 * interval.high:.1f}"
+            table.add_row(name, f"{100 * interval.value:.1f} %", bounds, str(interval.n))
+        console.print(table)
+    console.print(f"training proper took {outcome.seconds:.0f} s; run directory: {outcome.run_dir}", highlight=False)
+    if not options.no_report:
+        from mmcredit.report import render
+
+        console.print(f"report: {render(outcome.run_dir)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def evaluate(options: Namespace) -> int:
+    """Held-out accuracy of one model."""
+    run = _load(options)
+    if options.model is not None:
+        run.model = run.model.model_copy(update={"path": options.model})
+    if run.data.evaluate is None:
+        raise ValueError("data.evaluate is not set; name the source of the questions there")
+    from mmcredit.evaluate.standalone import evaluate_model
+
+    _quiet_libraries()
+    with _bar("held-out questions") as advance:
+        found, rows = evaluate_model(run, advance)
+    console.print(f"accuracy {found.accuracy}", highlight=False)
+    for name, value in found.parts.items():
+        console.print(f"  {name}: {value:.3f}", highlight=False)
+    console.print(f"  mean length {found.mean_length:.1f} tokens, truncated {found.truncated:.1%}", highlight=False)
+    if options.output is not None:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        console.print(f"answers: {options.output}", highlight=False)
+    return 0
+
+
+def check(options: Namespace) -> int:
+    """Preflight."""
+    run = _load(options)
+    if options.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {options.samples}")
+    from mmcredit.policy.policy import Policy
+    from mmcredit.train.preflight import look
+    from mmcredit.train.setup import load_samples
+
+    _quiet_libraries()
+    with console.status("loading the model and the data"):
+        policy = Policy.load(run.model, media_limits=run.data.media)
+        samples = load_samples(run, run.data.train)
+    with _bar("samples", min(options.samples, len(samples))) as advance:
+        found = look(run, policy, samples, options.samples, advance)
+    table = Table("preflight", "")
+    table.add_row("samples", f"{found.total}, {found.read} read")
+    table.add_row("usable", f"{len(found.lengths)} of {found.read}")
+    if found.lengths:
+        n = len(found.lengths)
+        table.add_row("prompt tokens", f"mean {sum(found.lengths) / n:.0f}, longest {max(found.lengths)}")
+        table.add_row("visual tokens", f"mean {sum(found.visual) / n:.0f}, most {max(found.visual)}")
+    for why, count, examples in found.dropped:
+        table.add_row(f"dropped: {why}", f"{count} ({', '.join(examples)})")
+    for name, size in found.memory.items():
+        table.add_row(f"memory, {name}", f"{size:,.0f} MiB")
+    table.add_row("free disk", f"{found.disk_free_mb:,.0f} MiB")
+    console.print(table)
+    for message in found.messages:
+        console.print(f"[red]refused:[/red] {message}", highlight=False)
+    for warning in found.warnings:
+        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+    return 0 if found.ok else 1
+
+
+def methods(options: Namespace) -> int:
+    """The table of components, or one's page."""
+    for path in options.plugin:
+        components.load_plugin(path)
+    if options.kind is not None and options.kind not in components.HOMES:
+        raise ValueError(f"unknown kind {options.kind!r}; {components.nearest(options.kind, components.HOMES)}")
+    kinds = [options.kind] if options.kind else list(components.HOMES)
+    if options.name is not None:
+        found = [components.lookup(kind, options.name) for kind in kinds if options.name in components.names(kind)]
+        if not found:
+            every = [name for kind in kinds for name in components.names(kind)]
+            raise ValueError(f"no component {options.name!r}; {components.nearest(options.name, every)}")
+        for cls in found:
+            console.print(components.page(cls), highlight=False, markup=False)
+        return 0
+    for kind in kinds:
+        names = components.names(kind)
+        if not names:
+            continue
+        table = Table(kind, "what it does", show_lines=False)
+        for name in names:
+            table.add_row(name, (components.lookup(kind, name).__doc__ or "").strip().splitlines()[0])
+        console.print(table)
+    return 0
+
+
+def report(options: Namespace) -> int:
+    """Write the report page of a run."""
+    from mmcredit.report import render
+
+    console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
+    return 0
+
+
+@contextmanager
+def _bar(name: str, total: int | None = None) -> Iterator[object]:
+    """A progress bar; yields `advance(count)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task(name, total=total)
+        yield lambda count: bars.advance(task, count)
+
+
+def _quiet_libraries() -> None:
+    """Progress bars and advice of libraries would break ours."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

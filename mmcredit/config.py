@@ -1,0 +1,322 @@
+"""The run config: YAML, dotted overrides, and every check that can be made before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmcredit.components import build, build_all, explain, lookup, names, nearest
+from mmcredit.data.media import MediaLimits
+from mmcredit.policy.load import ModelConfig
+from mmcredit.rollout.engine import Sampling
+
+Entry = str | dict[str, Any]
+
+
+class Block(BaseModel):
+    """A block of the config: unknown keys are errors, values are checked when set."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class RunBlock(Block):
+    """What the run is."""
+
+    name: str = Field("run", description="name shown in the report")
+    dir: Path = Field(Path("runs/run"), description="run directory; a new run needs a new or empty one")
+    seed: int = Field(0, description="derives data order, sampling, corruptions and dropout")
+    steps: int = Field(100, ge=1, description="number of rollout batches")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; none = torch's own choice")
+
+
+class DataBlock(Block):
+    """What is trained and tested on."""
+
+    train: Entry = Field(description="source of training prompts: a name or {name: fields}")
+    evaluate: Entry | None = Field(None, description="source of held-out prompts")
+    media: MediaLimits = Field(default_factory=MediaLimits, description="where media may lie, and how big they may be")
+    max_prompt_tokens: int | None = Field(2048, ge=1, description="prompts over it are dropped and counted, never cut")
+
+
+class RolloutBlock(Block):
+    """How responses are sampled."""
+
+    engine: Entry = Field("hf", description="rollout engine")
+    prompts: int = Field(16, ge=1, description="prompts per step")
+    group: int = Field(8, ge=1, description="responses per prompt")
+    sampling: Sampling = Field(default_factory=Sampling, description="temperature, limits, stops")
+
+
+class ObjectiveBlock(Block):
+    """The loss."""
+
+    ratio: Entry = "token"
+    clip: Entry = Field(default_factory=lambda: {"low": 0.2, "high": 0.2})
+    aggregate: Entry = "token_mean"
+    regularizers: list[Entry] = Field(default_factory=list)
+    mismatch: dict[str, Any] | None = Field(None, description="correction for rollout and training engines that differ")
+
+
+class TrainBlock(Block):
+    """The update."""
+
+    engine: Literal["local"] = Field("local", description="training engine")
+    mini_batches: int = Field(1, ge=1, description="optimizer steps per epoch over a rollout batch")
+    epochs: int = Field(1, ge=1, description="times a rollout batch is gone through")
+    token_budget: int = Field(16384, ge=1, description="tokens of one micro-batch, visual ones included")
+    learning_rate: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are scaled down to it; none = off")
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    min_learning_rate: float = Field(0.0, ge=0, description="where the schedule ends")
+    max_skipped_updates: int = Field(5, ge=1, description="non-finite gradients in a row before the run stops")
+
+
+class CheckBlock(Block):
+    """What stops or warns a run."""
+
+    parity: bool = Field(True, description="compare sampler and trainer log-probs at the first step")
+    max_mismatch_kl: float = Field(0.05, gt=0, description="nats per token; above it the run stops at the first step")
+    image_probe: bool = Field(True, description="check at the first step that hiding the image moves the log-probs")
+    min_image_sensitivity: float = Field(1e-6, ge=0, description="mean |change| of a log-prob when the image is hidden")
+    zero_signal_alarm: float = Field(0.9, gt=0, le=1, description="share of groups without signal that raises an alarm")
+    stuck_reward_steps: int = Field(50, ge=2, description="steps of one constant mean reward that raise an alarm")
+    max_reward_error_share: float = Field(0.2, gt=0, le=1, description="share of reward errors that stops the run")
+
+
+class LogBlock(Block):
+    """What is written down."""
+
+    samples_every: int = Field(10, ge=0, description="steps between sample tables; 0 = never")
+    samples_groups: int = Field(4, ge=1, description="groups per sample table")
+    signals: list[str] = Field(default_factory=list, description="further signals to compute and show, by name")
+    tensorboard: bool = True
+    wandb: str | None = Field(None, description="Weights & Biases project; none = off")
+
+
+class CheckpointBlock(Block):
+    """What survives a kill."""
+
+    every: int = Field(50, ge=0, description="steps between checkpoints; 0 = only at the end")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+    final: bool = Field(True, description="save at the end of the run")
+
+
+class EvaluateBlock(Block):
+    """Held-out accuracy."""
+
+    every: int = Field(0, ge=0, description="steps between evaluations; 0 = only before and after")
+    limit: int | None = Field(None, ge=1, description="questions, the first ones of a seeded shuffle; none = all")
+    temperature: float = Field(0.0, ge=0, description="0 = greedy")
+    reward: str | None = Field(None, description="reward part that says right or wrong; none = the first one")
+
+
+class RunConfig(Block):
+    """Everything a run is."""
+
+    run: RunBlock = Field(default_factory=RunBlock)
+    model: ModelConfig
+    data: DataBlock
+    rollout: RolloutBlock = Field(default_factory=RolloutBlock)
+    rewards: list[Entry] = Field(min_length=1)
+    max_reward_workers: int = Field(1, ge=1, description="worker processes for rewards")
+    credit: list[Entry] = Field(default_factory=lambda: ["grpo"])
+    objective: ObjectiveBlock = Field(default_factory=ObjectiveBlock)
+    train: TrainBlock = Field(default_factory=TrainBlock)
+    check: CheckBlock = Field(default_factory=CheckBlock)
+    log: LogBlock = Field(default_factory=LogBlock)
+    checkpoint: CheckpointBlock = Field(default_factory=CheckpointBlock)
+    evaluate: EvaluateBlock = Field(default_factory=EvaluateBlock)
+
+    @model_validator(mode="after")
+    def _components(self) -> RunConfig:
+        """Build every named component once, so that a wrong name or field is found now."""
+        build("source", self.data.train)
+        if self.data.evaluate is not None:
+            build("source", self.data.evaluate)
+        build("engine", self.rollout.engine)
+        rewards = build_all("reward", self.rewards)
+        if self.evaluate.reward is not None and self.evaluate.reward not in [r.name for r in rewards]:
+            raise ValueError(
+                f"evaluate.reward {self.evaluate.reward!r}; {nearest(self.evaluate.reward, [r.name for r in rewards])}"
+            )
+        self._contract({r.name for r in rewards})
+        if self.rollout.prompts % self.train.mini_batches:
+            raise ValueError(
+                f"train.mini_batches {self.train.mini_batches} must divide rollout.prompts {self.rollout.prompts}: "
+                "a mini-batch holds whole groups"
+            )
+        return self
+
+    def _contract(self, reward_names: set[str]) -> None:
+        """What components need against what this run can give."""
+        from mmcredit.credit import Pipeline
+
+        pipeline = Pipeline(self.credit)
+        objective = self.build_objective()
+        chosen = "ratio" in self.objective.model_fields_set
+        if pipeline.ratio is not None and chosen and pipeline.ratio != objective.ratio.name:
+            raise ValueError(
+                f"objective.ratio is {objective.ratio.name!r}, but a credit method fixes it to {pipeline.ratio!r}; "
+                "leave objective.ratio out"
+            )
+        needs = pipeline.needs() | objective.needs()
+        for signal in (*needs.signals, *self.log.signals):
+            if signal not in names("signal"):
+                raise ValueError(
+                    f"signal {signal!r} is needed, but nothing computes it; {nearest(signal, names('signal'))}"
+                )
+        for part in needs.reward_parts:
+            if part not in reward_names:
+                raise ValueError(f"a credit method reads reward part {part!r}; this run has {sorted(reward_names)}")
+        if needs.segments and not getattr(lookup("engine", _name(self.rollout.engine)), "gives_segments", False):
+            raise ValueError("a credit method reads segments, but no rollout strategy of this run produces them")
+
+    def build_objective(self) -> Any:
+        """The objective, with the run's response limit where an aggregate wants it."""
+        from mmcredit.objective import Objective
+
+        fields = {name: getattr(self.objective, name) for name in ObjectiveBlock.model_fields}
+        if fields["mismatch"] is None:
+            del fields["mismatch"]
+        objective = Objective(**fields)
+        if getattr(objective.aggregate, "max_length", 0) is None:
+            objective.aggregate = objective.aggregate.model_copy(
+                update={"max_length": self.rollout.sampling.max_new_tokens}
+            )
+        return objective
+
+
+def _name(entry: Entry) -> str:
+    return entry if isinstance(entry, str) else next(iter(entry))
+
+
+def find(name: str | Path, folder: str = "configs") -> Path:
+    """A config file by path, or by its name below `configs/` here or beside the package. Raises ValueError."""
+    here = Path(name)
+    bases = [Path.cwd() / folder, Path(__file__).resolve().parent.parent / folder]
+    tried = [here, *(base / here for base in bases), *(base / f"{name}.yaml" for base in bases)]
+    for path in tried:
+        if path.is_file():
+            return path
+    known = sorted({p.stem for base in bases if base.is_dir() for p in base.glob("*.yaml")})
+    raise ValueError(f"no config {str(name)!r}; {nearest(str(name), known)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises ValueError naming file and line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a config is a mapping of blocks, got {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`: mappings are merged, everything else (lists, entries of components) is replaced.
+
+    A component entry is a mapping too ({name: fields}): it is replaced as a whole where the name differs.
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        entries = isinstance(old, dict) and isinstance(value, Mapping)
+        other_component = (
+            entries and len(old) == 1 and len(value) == 1 and set(old) != set(value) and key in _ENTRY_KEYS
+        )
+        result[key] = merge(old, value) if entries and not other_component else value
+    return result
+
+
+_ENTRY_KEYS = frozenset({"train", "evaluate", "engine", "ratio", "clip", "aggregate"})
+
+
+def override(config: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply dotted `key.sub=value` assignments; values are YAML. Raises ValueError for a malformed one."""
+    for item in assignments:
+        path, sign, text = item.partition("=")
+        if not sign or not path:
+            raise ValueError(f"override {item!r} must look like key.sub=value")
+        keys = path.strip().split(".")
+        value = yaml.safe_load(text) if text else None
+        if isinstance(value, str):
+            value = _number(value)
+        target: Any = config
+        for key in keys[:-1]:
+            target = _step(target, key, item)
+        if isinstance(target, list):
+            target[_position(target, keys[-1], item)] = value
+        else:
+            target[keys[-1]] = value
+    return config
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _step(target: Any, key: str, item: str) -> Any:
+    if isinstance(target, list):
+        return target[_position(target, key, item)]
+    child = target.get(key)
+    if isinstance(child, str):  # a bare component name: open it for fields
+        child = {child: {}}
+        target[key] = child
+    elif child is None:
+        child = target[key] = {}
+    if not isinstance(child, dict | list):
+        raise ValueError(f"override {item!r}: {key!r} holds {child!r}, which has no keys")
+    return child
+
+
+def _position(target: list[Any], key: str, item: str) -> int:
+    if not key.isdigit() or int(key) >= len(target):
+        raise ValueError(f"override {item!r}: {key!r} must be a position 0..{len(target) - 1} of the list")
+    return int(key)
+
+
+def load(path: str | Path, method: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, merge and check a config: the file, then the method recipe, then the overrides.
+
+    Raises ValueError with the nearest valid name for anything unknown, and with the value seen for anything ill-typed.
+    """
+    content = read_yaml(find(path))
+    if method is not None:
+        content = merge(content, read_yaml(find(method, "configs/methods")))
+    return parse(override(content, overrides))
+
+
+def parse(content: Mapping[str, Any]) -> RunConfig:
+    """A checked config from plain data. Raises ValueError, one line per problem."""
+    try:
+        return RunConfig(**_floats(content))
+    except ValidationError as error:
+        raise ValueError(f"config: {explain(error, RunConfig)}") from None
+
+
+def _floats(value: Any) -> Any:
+    """Numbers such as 1e-4, which YAML 1.1 leaves as text, anywhere in the tree."""
+    if isinstance(value, Mapping):
+        return {k: _floats(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_floats(v) for v in value]
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        return _number(value)
+    return value
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved config as YAML; `load` of it gives the same run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

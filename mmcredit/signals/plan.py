@@ -1,0 +1,61 @@
+"""From what components need to the passes that are run, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmcredit.components import Needs, build
+from mmcredit.policy.passes import CLEAN, Pass, View
+from mmcredit.signals.base import Results, Signal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def merge(passes: Iterable[Pass]) -> tuple[Pass, ...]:
+    """Passes of equal views become one, with the union of their outputs; clean first, then in order of appearance."""
+    outputs: dict[View, frozenset[str]] = {}
+    for item in passes:
+        outputs[item.view] = outputs.get(item.view, frozenset()) | item.outputs
+    ordered = sorted(outputs, key=lambda view: view != CLEAN)
+    return tuple(Pass(view, outputs[view]) for view in ordered)
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """The no-gradient passes over one rollout batch, and the signals read from them."""
+
+    passes: tuple[Pass, ...]
+    signals: Mapping[str, Signal]
+    old_logprobs: bool
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The views that are run."""
+        return tuple(p.view for p in self.passes)
+
+    def read(self, results: Results) -> dict[str, Tensor]:
+        """The signals, by name."""
+        return {name: signal.read(results) for name, signal in self.signals.items()}
+
+
+def plan_scores(needs: Needs, on_policy: bool, check_mismatch: bool = False) -> ScorePlan:
+    """The passes a rollout batch needs before its update.
+
+    When the update is on-policy (one mini-batch, one epoch) the old log-probs equal the first current ones: that
+    pass is left out unless a component reads old log-probs, a signal already pays for the clean pass, or the
+    mismatch between sampler and trainer is to be measured. Raises ValueError for a signal that nothing can compute.
+    """
+    signals: dict[str, Signal] = {}
+    for name in needs.signals:
+        signal = build("signal", name)
+        assert isinstance(signal, Signal)
+        signals[name] = signal
+    passes = [p for signal in signals.values() for p in signal.passes()]
+    clean = any(p.view == CLEAN for p in passes)
+    old = needs.old_logprobs or not on_policy or check_mismatch or clean
+    if old:
+        passes.append(Pass(CLEAN, frozenset({"logprobs"})))
+    return ScorePlan(merge(passes), signals, old)

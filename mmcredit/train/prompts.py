@@ -1,0 +1,68 @@
+"""Prompts for a step: taken in order, encoded, and whatever cannot be used counted and replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mmcredit.data.dropped import Dropped
+from mmcredit.data.order import PromptOrder
+
+if TYPE_CHECKING:
+    from mmcredit.data.sample import Sample
+    from mmcredit.policy.prompt import Prompt
+
+
+def reason(error: ValueError) -> str:
+    """The kind of a refused prompt, for the count; its message has the details."""
+    return getattr(error, "reason", None) or "not usable"
+
+
+class PromptStream:
+    """Draws samples in seeded order and encodes them; a refused one is counted, reported and replaced by the next."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        encode: Callable[[Sample], Prompt],
+        seed: int,
+        report: Callable[[str, str, str], None] | None = None,
+    ) -> None:
+        self.samples, self.encode, self.report = samples, encode, report
+        self.order = PromptOrder(len(samples), 1, seed)
+        self.dropped = Dropped()
+
+    def take(self, count: int) -> list[tuple[Sample, Prompt]]:
+        """`count` usable prompts. Raises RuntimeError when a whole pass over the data gives none."""
+        taken: list[tuple[Sample, Prompt]] = []
+        refused = 0
+        last = ""
+        while len(taken) < count:
+            sample_id = ""
+            try:
+                (index,) = self.order.next_batch()
+                sample_id = f"number {index}"
+                sample = self.samples[index]
+                sample_id = sample.id
+                taken.append((sample, self.encode(sample)))
+                refused = 0
+            except ValueError as error:
+                refused += 1
+                last = str(error)
+                self.dropped.add(reason(error), sample_id)
+                if self.report is not None:
+                    self.report(reason(error), sample_id, last)
+                if refused >= len(self.samples):
+                    raise RuntimeError(
+                        f"none of the {len(self.samples)} training samples is usable; the last refusal: {last}"
+                    ) from error
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position and counts."""
+        return {"order": self.order.state_dict(), "dropped": self.dropped.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.order.load_state_dict(state["order"])
+        self.dropped.load_state_dict(state["dropped"])

@@ -1,0 +1,197 @@
+"""Everything a run is made of, built from its config."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import random
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmcredit.components import Needs, build, build_all
+from mmcredit.credit import Pipeline
+from mmcredit.seeds import derive
+from mmcredit.signals.plan import ScorePlan, plan_scores
+from mmcredit.train.local import LocalEngine
+from mmcredit.train.update import Updater, signals_for_update
+
+if TYPE_CHECKING:
+    from mmcredit.config import RunConfig
+    from mmcredit.data.sample import Sample
+    from mmcredit.objective import Objective
+    from mmcredit.policy.policy import Policy
+    from mmcredit.rewards.pool import RewardPool
+    from mmcredit.rollout.engine import RolloutEngine
+
+
+@dataclass
+class Parts:
+    """The rooms of a run, furnished."""
+
+    policy: Policy
+    engine: RolloutEngine
+    pool: RewardPool
+    pipeline: Pipeline
+    objective: Objective
+    trainer: LocalEngine
+    updater: Updater
+    plan: ScorePlan  # passes of an ordinary step
+    first_plan: ScorePlan  # of the first step: the checks want the clean log-probs
+    samples: Sequence[Sample]
+    held_out: Sequence[Sample]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators. Only dropout and third parties draw from them; ours are derived by purpose."""
+    random.seed(derive(seed, "python") % 2**32)
+    np.random.seed(derive(seed, "numpy") % 2**32)
+    torch.manual_seed(derive(seed, "torch"))
+
+
+def load_samples(config: RunConfig, entry: Any) -> Sequence[Sample]:
+    """The samples of a source entry. Raises ValueError for an empty or unreadable one."""
+    return build("source", entry).load(config.data.media)  # type: ignore[attr-defined]
+
+
+def held_out_samples(config: RunConfig) -> list[Sample]:
+    """The evaluation questions: the first `evaluate.limit` of a seeded shuffle."""
+    if config.data.evaluate is None:
+        return []
+    samples = load_samples(config, config.data.evaluate)
+    order = np.random.RandomState(derive(config.run.seed, "held-out") % 2**32).permutation(len(samples))
+    return [samples[int(i)] for i in order[: config.evaluate.limit]]
+
+
+def make_pool(config: RunConfig, run_dir: Path | None = None) -> RewardPool:
+    """The reward workers of a run."""
+    from mmcredit.rewards.base import Reward
+    from mmcredit.rewards.pool import RewardPool
+
+    rewards = build_all("reward", config.rewards)
+    assert all(isinstance(r, Reward) for r in rewards)
+    return RewardPool(
+        rewards,  # type: ignore[arg-type]
+        workers=config.max_reward_workers,
+        seed=derive(config.run.seed, "rewards") % 2**32,
+        max_error_share=config.check.max_reward_error_share,
+        log=None if run_dir is None else run_dir / "rewards.log",
+    )
+
+
+def furnish(config: RunConfig) -> Parts:
+    """Build every part of a training run. Raises ValueError for what the config gets wrong."""
+    from mmcredit.policy.policy import Policy
+
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    seed_everything(config.run.seed)
+    samples = load_samples(config, config.data.train)
+    held_out = held_out_samples(config)
+    policy = Policy.load(config.model, derive(config.run.seed, "model") % 2**32, config.data.media)
+    pipeline = Pipeline(config.credit)
+    objective = config.build_objective()
+    temperature = config.rollout.sampling.temperature
+    if temperature == 0:
+        raise ValueError("rollout.sampling.temperature is 0: all responses of a group would be the same; use 1.0")
+    train = config.train
+    updates = config.run.steps * train.mini_batches * train.epochs
+    trainer = LocalEngine(list(policy.trainable_parameters().values()), train, updates)
+    updater = Updater(
+        policy,
+        trainer,
+        pipeline,
+        objective,
+        mini_batches=train.mini_batches,
+        epochs=train.epochs,
+        token_budget=train.token_budget,
+        temperature=temperature,
+        seed=config.run.seed,
+    )
+    needs = pipeline.needs() | objective.needs()
+    needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
+    checks = config.check.parity or config.check.image_probe
+    plan = plan_scores(needs, updater.on_policy)
+    first_plan = plan_scores(needs, updater.on_policy, check_mismatch=checks)
+    views = {*plan.views, *(p.view for p in updater.passes)}
+    if config.model.lora is None and any(view.weights == "reference" for view in views):
+        policy.keep_reference()  # the weights as loaded; with LoRA they are there with the adapter off
+    return Parts(
+        policy=policy,
+        engine=build("engine", config.rollout.engine).open(policy),  # type: ignore[attr-defined]
+        pool=make_pool(config, Path(config.run.dir)),
+        pipeline=pipeline,
+        objective=objective,
+        trainer=trainer,
+        updater=updater,
+        plan=plan,
+        first_plan=first_plan,
+        samples=samples,
+        held_out=held_out,
+    )
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the global generators, as plain data and tensors."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Take back what `rng_state` gave."""
+    random.setstate(state["python"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def versions() -> dict[str, Any]:
+    """What a run was made with."""
+    packages = ("mmcredit", "torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow", "peft", "vllm")
+    found: dict[str, Any] = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": found,
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Git commit of this package's checkout, if it is one."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None
