@@ -147,7 +147,8 @@ def load_plugin(path: str | Path) -> None:
         raise ValueError(f"--plugin {path}: no such file")
     name = f"mmcredit_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

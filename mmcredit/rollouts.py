@@ -16,7 +16,9 @@ from torch import Tensor
 _FLOATS = (torch.float32, torch.float64)  # float64 is for tests and finite differences
 
 
-def _check(name: str, value: Any, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+def _check(
+    name: str, value: Any, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device
+) -> None:
     """Raise a ValueError that names the field and both shapes, dtypes or devices."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor of shape {list(shape)}, got {type(value).__name__}")
@@ -121,7 +123,9 @@ class Rollouts:
         """The named signal. Raises ValueError if no pass produced it."""
         if name not in self.signals:
             known = ", ".join(sorted(self.signals)) or "none"
-            raise ValueError(f"signal {name!r} is missing (present: {known}); a method that reads it must list it in needs()")
+            raise ValueError(
+                f"signal {name!r} is missing (present: {known}); a method that reads it must list it in needs()"
+            )
         return self.signals[name]
 
     def replace(self, **changes: Any) -> Rollouts:

@@ -46,19 +46,27 @@ def test_advantages_of_b0(methods, expected):
 
 def test_grpo_loss_and_gradient():
     rollouts, logprobs = b0(), new_logprobs()
-    out = Objective(clip={"low": 0.2, "high": 0.2}, aggregate="seq_mean_token_mean")(logprobs, rollouts, assign_credit(rollouts, ["grpo"]))
+    out = Objective(clip={"low": 0.2, "high": 0.2}, aggregate="seq_mean_token_mean")(
+        logprobs, rollouts, assign_credit(rollouts, ["grpo"])
+    )
     out.loss.backward()
     assert out.loss.item() == pytest.approx(-0.0213829, abs=1e-5)
-    expected = padded([[-0.085159, -0.073973, 0], [0.114267, 0], [0, 0.086602, 0.055673, 0.059539], [-0.119078, -0.102555]])
+    expected = padded(
+        [[-0.085159, -0.073973, 0], [0.114267, 0], [0, 0.086602, 0.055673, 0.059539], [-0.119078, -0.102555]]
+    )
     assert torch.allclose(logprobs.grad, expected, atol=1e-5)
 
 
 def test_dapo_loss_and_gradient():
     rollouts, logprobs = b0(), new_logprobs()
-    out = Objective(clip={"low": 0.2, "high": 0.28}, aggregate="token_mean")(logprobs, rollouts, assign_credit(rollouts, ["grpo"]))
+    out = Objective(clip={"low": 0.2, "high": 0.28}, aggregate="token_mean")(
+        logprobs, rollouts, assign_credit(rollouts, ["grpo"])
+    )
     out.loss.backward()
     assert out.loss.item() == pytest.approx(0.06705848, abs=1e-5)
-    expected = padded([[-0.092901, -0.080698, 0], [0.083103, 0], [0, 0.125967, 0.080979, 0.086602], [-0.086602, -0.074586]])
+    expected = padded(
+        [[-0.092901, -0.080698, 0], [0.083103, 0], [0, 0.125967, 0.080979, 0.086602], [-0.086602, -0.074586]]
+    )
     assert torch.allclose(logprobs.grad, expected, atol=1e-5)
     assert out.metrics["clip_low_fraction"] == pytest.approx(2 / 11)  # r = 0.5 and 0.75 with A < 0
     assert out.metrics["clip_high_fraction"] == pytest.approx(1 / 11)  # r = 1.6 with A > 0
@@ -92,9 +100,13 @@ def test_dr_grpo_loss():
 )
 def test_dual_clip(advantage, ratio, high, dual, expected):
     one = torch.ones(1, 1, dtype=torch.bool)
-    rollouts = Rollouts(torch.ones(1, 1, dtype=torch.int64), one, torch.tensor([0]), torch.tensor([0.0]), old_logprobs=torch.zeros(1, 1))
+    rollouts = Rollouts(
+        torch.ones(1, 1, dtype=torch.int64), one, torch.tensor([0]), torch.tensor([0.0]), old_logprobs=torch.zeros(1, 1)
+    )
     logprobs = torch.full((1, 1), ratio).log().requires_grad_(True)
-    out = Objective(clip={"low": 0.2, "high": high, "dual": dual})(logprobs, rollouts, Credit(torch.full((1, 1), advantage), one))
+    out = Objective(clip={"low": 0.2, "high": high, "dual": dual})(
+        logprobs, rollouts, Credit(torch.full((1, 1), advantage), one)
+    )
     out.loss.backward()
     assert out.loss.item() == pytest.approx(expected, rel=1e-6)
     assert bool(logprobs.grad == 0) == (expected in (3.0, -1.28))
@@ -103,8 +115,24 @@ def test_dual_clip(advantage, ratio, high, dual, expected):
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [
-        ("k1", [[0.165514, 0.024693, 0.470004], [0.054067, -0.693147], [-0.287682, 0.470004, 0.028171, 0.09531], [0.09531, -0.054067]]),
-        ("k3", [[0.012972, 0.000302, 0.095004], [0.001436, 0.306853], [0.045651, 0.095004, 0.000393, 0.004401], [0.004401, 0.001488]]),
+        (
+            "k1",
+            [
+                [0.165514, 0.024693, 0.470004],
+                [0.054067, -0.693147],
+                [-0.287682, 0.470004, 0.028171, 0.09531],
+                [0.09531, -0.054067],
+            ],
+        ),
+        (
+            "k3",
+            [
+                [0.012972, 0.000302, 0.095004],
+                [0.001436, 0.306853],
+                [0.045651, 0.095004, 0.000393, 0.004401],
+                [0.004401, 0.001488],
+            ],
+        ),
     ],
 )
 def test_kl_estimators(estimator, expected):
@@ -128,7 +156,13 @@ def test_micro_batches_add_up_and_padding_content_is_irrelevant():
         gradient = torch.zeros(4, 4)
         for rows in ([2], [0, 3], [1]):
             junk = torch.where(rollouts.mask, logprobs, torch.nan)
-            part = objective(junk[rows], rollouts.select(rows), credit.select(rows), {k: v[rows] for k, v in passes.items()}, weights[rows])
+            part = objective(
+                junk[rows],
+                rollouts.select(rows),
+                credit.select(rows),
+                {k: v[rows] for k, v in passes.items()},
+                weights[rows],
+            )
             parts = parts + part.loss.detach()
             gradient = gradient + torch.autograd.grad(part.loss, logprobs)[0]
         assert torch.allclose(parts, whole.loss, atol=1e-6)
@@ -143,7 +177,9 @@ def test_one_tokens_advantage_moves_only_its_gradient():
     gradients = []
     for advantages in (credit.advantages, changed):
         logprobs = new_logprobs()
-        Objective(clip={"low": 0.2, "high": 0.28})(logprobs, rollouts, credit.replace(advantages=advantages)).loss.backward()
+        Objective(clip={"low": 0.2, "high": 0.28})(
+            logprobs, rollouts, credit.replace(advantages=advantages)
+        ).loss.backward()
         gradients.append(logprobs.grad)
     difference = (gradients[0] - gradients[1]).abs() > 0
     assert difference.nonzero().tolist() == [[2, 1]]
@@ -157,7 +193,9 @@ def test_a_vector_of_advantages_is_refused():
 
 def test_empty_loss_mask_gives_zero_loss_and_gradient():
     rollouts, logprobs = b0(), new_logprobs()
-    credit = assign_credit(rollouts, ["grpo"]).replace(loss_mask=torch.zeros(4, 4, dtype=torch.bool), advantages=torch.zeros(4, 4))
+    credit = assign_credit(rollouts, ["grpo"]).replace(
+        loss_mask=torch.zeros(4, 4, dtype=torch.bool), advantages=torch.zeros(4, 4)
+    )
     for aggregate in ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "dr_grpo"):
         out = Objective(aggregate=aggregate)(logprobs, rollouts, credit)
         gradient = torch.autograd.grad(out.loss, logprobs)[0]

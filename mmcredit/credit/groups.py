@@ -39,3 +39,36 @@ def center(values: Tensor, index: Tensor, num_groups: int) -> Tensor:
     high = torch.full((num_groups,), -torch.inf, dtype=values.dtype, device=values.device)
     high = high.scatter_reduce(0, index, values, "amax")
     return torch.where((low == high)[index], torch.zeros_like(values), values - mean[index])
+
+
+def group_sizes(index: Tensor, num_groups: int) -> Tensor:
+    """[P] int64: responses of each group."""
+    return torch.bincount(index, minlength=num_groups)
+
+
+def normalize(rewards: Tensor, index: Tensor, num_groups: int, ddof: int = 1, eps: float = 1e-6) -> Tensor:
+    """[B]: GRPO's advantage (R - mean) / (std + eps), exactly 0 in a constant group and in a group of one."""
+    centred = center(rewards, index, num_groups)
+    std = group_std(rewards, index, num_groups, ddof)[index]
+    return torch.where(std > 0, centred / (std + eps), torch.zeros_like(centred))
+
+
+def constant_groups(values: Tensor, index: Tensor, num_groups: int) -> Tensor:
+    """[P] bool: all members have the same value (a group of one, too)."""
+    low = torch.full((num_groups,), torch.inf, dtype=values.dtype, device=values.device)
+    high = torch.full((num_groups,), -torch.inf, dtype=values.dtype, device=values.device)
+    return low.scatter_reduce(0, index, values, "amin") == high.scatter_reduce(0, index, values, "amax")
+
+
+def token_moments(values: Tensor, mask: Tensor, segment: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
+    """[S] f64 mean and population standard deviation of the masked tokens of each segment.
+
+    `values`, `mask` and `segment` (int64 numbers 0..S-1) are [B,T]. Two passes, the mean first. 0 and 0 for a segment
+    without tokens.
+    """
+    chosen, where = values[mask].double(), segment[mask]
+    counts = torch.bincount(where, minlength=num_segments).clamp(min=1)
+    empty = torch.zeros(num_segments, dtype=torch.float64, device=values.device)
+    mean = empty.index_add(0, where, chosen) / counts
+    variance = empty.index_add(0, where, (chosen - mean[where]) ** 2) / counts
+    return mean, variance.sqrt()

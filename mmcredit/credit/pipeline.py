@@ -35,7 +35,9 @@ class Pipeline:
             )
         for method in rest:
             if method.starts:
-                raise ValueError(f"credit: {method.name!r} starts from rewards and would undo {first.name!r}; keep one of them")
+                raise ValueError(
+                    f"credit: {method.name!r} starts from rewards and would undo {first.name!r}; keep one of them"
+                )
         fixed = {m.name: m.fixes_ratio for m in self.methods if m.fixes_ratio}
         if len(set(fixed.values())) > 1:
             said = ", ".join(f"{name} wants {ratio}" for name, ratio in fixed.items())

@@ -21,6 +21,7 @@ from mmcredit.objective.base import (
     RegularizerInputs,
     masked,
 )
+from mmcredit.objective.mismatch import Mismatch, build_mismatch
 from mmcredit.rollouts import Credit, Rollouts
 
 Spec = str | Mapping[str, Any] | Component
@@ -46,6 +47,7 @@ class Objective:
         clip: {low, high, dual} for fixed bounds, or {kind: fields}.
         aggregate: name or {name: fields}.
         regularizers: list of names or {name: fields}.
+        mismatch: correction for the gap between sampler and trainer, {kind, cap, floor}; see `Mismatch`.
 
     Raises ValueError for an unknown name or field.
     """
@@ -56,15 +58,17 @@ class Objective:
         clip: Spec | None = None,
         aggregate: Spec = "token_mean",
         regularizers: Sequence[Spec] = (),
+        mismatch: str | Mapping[str, Any] | Mismatch | None = None,
     ) -> None:
         self.ratio: Ratio = build("ratio", ratio)  # type: ignore[assignment]
         self.clip: Clip = build("clip", _clip_spec(clip))  # type: ignore[assignment]
         self.aggregate: Aggregate = build("aggregate", aggregate)  # type: ignore[assignment]
         self.regularizers: list[Regularizer] = build_all("regularizer", regularizers)  # type: ignore[assignment]
+        self.mismatch: Mismatch | None = build_mismatch(mismatch)
 
     def needs(self) -> Needs:
         """The union of what the parts need."""
-        needs = Needs()
+        needs = Needs(sampler_logprobs=self.mismatch is not None)
         for part in (self.ratio, self.clip, self.aggregate, *self.regularizers):
             needs = needs | part.needs()
         return needs
@@ -102,8 +106,12 @@ class Objective:
         if weights is None:
             weights = self.weights(rollouts, credit)
         loss = self.policy_loss(logprobs, rollouts, credit, progress)
-        total = policy = (weights * loss.loss).sum()
-        metrics = _metrics(loss, credit, float(policy.detach()))
+        token_loss, mismatch = loss.loss, {}
+        if self.mismatch is not None:
+            correction = self.mismatch(logprobs, rollouts, credit.loss_mask)
+            token_loss, mismatch = token_loss * correction.weights, correction.metrics
+        total = policy = (weights * token_loss).sum()
+        metrics = _metrics(loss, credit, float(policy.detach())) | mismatch
         for regularizer in self.regularizers:
             _require(regularizer, passes or {})
             term = regularizer(RegularizerInputs(logprobs, rollouts, credit, passes or {}, weights))

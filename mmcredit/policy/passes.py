@@ -18,6 +18,13 @@ class View:
     index: int = 0  # which of several views of this name
     weights: Literal["policy", "reference"] = "policy"
 
+    @property
+    def label(self) -> str:
+        """Short name for logs and for `kl_to:<label>`: clean, blind, reference, corrupted.1, ..."""
+        if self.weights == "reference":
+            return "reference" if self.name == "clean" else f"reference.{self.name}"
+        return f"{self.name}.{self.index}" if self.index else self.name
+
 
 CLEAN = View()
 BLIND = View("blind")
@@ -30,7 +37,7 @@ class Pass:
 
     Outputs, each [B,T] f32 at the position that predicts the token, at the sampling temperature unless said otherwise:
     `logprobs`, `entropy` (nats, full softmax), `logsumexp`, `sampled_logit` (temperature-free),
-    `self_certainty`, `head_input` [B,T,d]; and `kl_to:<view name>`, the exact KL(this view || that view).
+    `self_certainty`, `head_input` [B,T,d]; and `kl_to:<label>`, the exact KL(this view || the view of that label).
     """
 
     view: View

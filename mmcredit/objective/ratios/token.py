@@ -12,7 +12,8 @@ from mmcredit.objective.base import LossInputs, PolicyLoss, Ratio, masked
 def clipped_surrogate(ratio: Tensor, inputs: LossInputs) -> PolicyLoss:
     """max(-A r, -A clip(r, 1-low, 1+high)), capped at -dual * A for A < 0. `ratio` [B,T] carries the gradient."""
     advantages, mask = inputs.advantages, inputs.mask
-    bounded = torch.minimum(torch.maximum(ratio, 1 - inputs.clip_low), 1 + inputs.clip_high)
+    # clamp, unlike minimum and maximum, passes the whole gradient of a ratio that sits exactly on its bound.
+    bounded = ratio.clamp(1 - inputs.clip_low, 1 + inputs.clip_high)
     plain, clipped = -advantages * ratio, -advantages * bounded
     loss = torch.maximum(plain, clipped)
     took = (clipped > plain).detach()
