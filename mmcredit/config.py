@@ -268,14 +268,12 @@ def _number(text: str) -> Any:
 
 
 def _step(target: Any, key: str, item: str) -> Any:
-    if isinstance(target, list):
-        return target[_position(target, key, item)]
-    child = target.get(key)
+    place: Any = _position(target, key, item) if isinstance(target, list) else key
+    child = target[place] if isinstance(target, list) else target.get(key)
     if isinstance(child, str):  # a bare component name: open it for fields
-        child = {child: {}}
-        target[key] = child
+        child = target[place] = {child: {}}
     elif child is None:
-        child = target[key] = {}
+        child = target[place] = {}
     if not isinstance(child, dict | list):
         raise ValueError(f"override {item!r}: {key!r} holds {child!r}, which has no keys")
     return child

@@ -8,25 +8,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-_FLOATS = (torch.float32, torch.float64)  # float64 is for tests and finite differences
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Fields hold one of these kinds; float64 is for tests and finite differences.
+_DTYPES = {"int": ("int64",), "bool": ("bool",), "float": ("float32", "float64")}
 
 
-def _check(
-    name: str, value: Any, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device
-) -> None:
+def _check(name: str, value: Any, shape: tuple[int, ...], kind: str, device: torch.device) -> None:
     """Raise a ValueError that names the field and both shapes, dtypes or devices."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} must be a torch.Tensor of shape {list(shape)}, got {type(value).__name__}")
     if tuple(value.shape) != shape:
         hint = ""
         if name == "advantages" and value.ndim == 1:
             hint = "; an advantage belongs to a token: write advantages[:, None] * mask if all tokens share one"
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}{hint}")
+    dtypes = [getattr(torch, dtype) for dtype in _DTYPES[kind]]
     if value.dtype not in dtypes:
         wanted = " or ".join(str(d) for d in dtypes)
         raise ValueError(f"{name} must be {wanted}, got {value.dtype}")
@@ -57,8 +59,8 @@ class Rollouts:
     samples: tuple[Any, ...] | None = None  # P samples; media are stored once per prompt
 
     def __post_init__(self) -> None:
-        if not isinstance(self.tokens, Tensor) or self.tokens.ndim != 2:
-            shape = list(self.tokens.shape) if isinstance(self.tokens, Tensor) else type(self.tokens).__name__
+        if not isinstance(self.tokens, torch.Tensor) or self.tokens.ndim != 2:
+            shape = list(self.tokens.shape) if isinstance(self.tokens, torch.Tensor) else type(self.tokens).__name__
             raise ValueError(f"tokens must have shape [B, T], got {shape}")
         b, t = self.tokens.shape
         device = self.tokens.device
@@ -68,19 +70,19 @@ class Rollouts:
             object.__setattr__(self, "truncated", torch.zeros(b, dtype=torch.bool, device=device))
         object.__setattr__(self, "reward_parts", dict(self.reward_parts))
         object.__setattr__(self, "signals", dict(self.signals))
-        _check("tokens", self.tokens, (b, t), (torch.int64,), device)
-        _check("mask", self.mask, (b, t), (torch.bool,), device)
-        _check("valid", self.valid, (b, t), (torch.bool,), device)
-        _check("group", self.group, (b,), (torch.int64,), device)
-        _check("rewards", self.rewards, (b,), _FLOATS, device)
-        _check("truncated", self.truncated, (b,), (torch.bool,), device)
+        _check("tokens", self.tokens, (b, t), "int", device)
+        _check("mask", self.mask, (b, t), "bool", device)
+        _check("valid", self.valid, (b, t), "bool", device)
+        _check("group", self.group, (b,), "int", device)
+        _check("rewards", self.rewards, (b,), "float", device)
+        _check("truncated", self.truncated, (b,), "bool", device)
         for name, value in self.reward_parts.items():
-            _check(f"reward_parts[{name!r}]", value, (b,), _FLOATS, device)
+            _check(f"reward_parts[{name!r}]", value, (b,), "float", device)
         for name in ("sampler_logprobs", "old_logprobs"):
             if getattr(self, name) is not None:
-                _check(name, getattr(self, name), (b, t), _FLOATS, device)
+                _check(name, getattr(self, name), (b, t), "float", device)
         if self.segments is not None:
-            _check("segments", self.segments, (b, t), (torch.int64,), device)
+            _check("segments", self.segments, (b, t), "int", device)
         for name, value in self.signals.items():
             self._check_signal(name, value, b)
         if bool((self.mask & ~self.valid).any()):
@@ -96,7 +98,7 @@ class Rollouts:
 
     def _check_signal(self, name: str, value: Tensor, b: int) -> None:
         # Signals differ in shape ([B,T], [B,T,d], [B,S], [K,B,T]); the response axis is what all of them share.
-        if not isinstance(value, Tensor):
+        if not isinstance(value, torch.Tensor):
             raise ValueError(f"signals[{name!r}] must be a torch.Tensor, got {type(value).__name__}")
         axis = 1 if name in SIGNALS_BY_VIEW else 0
         if value.ndim <= axis or value.shape[axis] != b:
@@ -149,7 +151,7 @@ class Rollouts:
         changes: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 changes[f.name] = function(f.name, value)
             elif isinstance(value, dict):
                 changes[f.name] = {k: function(k, v) for k, v in value.items()}
@@ -185,15 +187,19 @@ class Credit:
     trace: tuple[Trace, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.loss_mask, Tensor) or self.loss_mask.ndim != 2:
-            shape = list(self.loss_mask.shape) if isinstance(self.loss_mask, Tensor) else type(self.loss_mask).__name__
+        if not isinstance(self.loss_mask, torch.Tensor) or self.loss_mask.ndim != 2:
+            shape = (
+                list(self.loss_mask.shape)
+                if isinstance(self.loss_mask, torch.Tensor)
+                else type(self.loss_mask).__name__
+            )
             raise ValueError(f"loss_mask must have shape [B, T], got {shape}")
         shape, device = tuple(self.loss_mask.shape), self.loss_mask.device
-        _check("loss_mask", self.loss_mask, shape, (torch.bool,), device)
-        _check("advantages", self.advantages, shape, _FLOATS, device)
+        _check("loss_mask", self.loss_mask, shape, "bool", device)
+        _check("advantages", self.advantages, shape, "float", device)
         for name in ("clip_low", "clip_high"):
             if getattr(self, name) is not None:
-                _check(name, getattr(self, name), shape, _FLOATS, device)
+                _check(name, getattr(self, name), shape, "float", device)
         object.__setattr__(self, "trace", tuple(self.trace))
         finite = torch.isfinite(self.advantages)
         if not bool(finite.all()):

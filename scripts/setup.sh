@@ -1,9 +1,17 @@
 #!/usr/bin/env bash
-# Make .venv with the tested versions of everything; a second call takes seconds. Usage: scripts/setup.sh [EXTRA ...]
+# Make .venv with the tested versions of everything; a second call returns at once. Usage: scripts/setup.sh [EXTRA ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${MMCREDIT_VENV:-.venv}
-extras=${*:-easy-vqa,dev}
+if [ $# -eq 0 ]; then set -- easy-vqa; fi
+
+# What is installed already, for these versions of pyproject.toml and constraints.txt.
+stamp="$venv/.mmcredit-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)"
+missing=""
+for extra in "$@"; do
+  grep -qsx "$extra" "$stamp" || missing="$missing,$extra"
+done
+[ -n "$missing" ] || exit 0
 
 python=""
 for candidate in python3.13 python3.12 python3.11 python3; do
@@ -17,19 +25,14 @@ if [ -z "$python" ]; then
   exit 1
 fi
 
-stamp="$venv/.mmcredit-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)-${extras// /}"
-if [ ! -f "$stamp" ]; then
-  echo "installing into $venv (once; a few minutes) ..."
-  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-  # torch first: the CPU file satisfies every later requirement, so that no CUDA package is pulled beside it.
-  torch=$(grep '^torch==' constraints.txt)
-  if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-    "$venv/bin/pip" install --quiet "$torch" || exit 1
-  fi
-  "$venv/bin/pip" install --quiet --constraint constraints.txt --editable ".[$extras]"
-  # Every Python process of this environment gets the torchvision hook before anything imports torchvision.
-  site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  echo 'import mmcredit.compat' > "$site/mmcredit_compat.pth"
-  rm -f "$venv"/.mmcredit-*
-  touch "$stamp"
-fi
+echo "installing into $venv (once; a few minutes) ..."
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# torch first: where a CPU build is to be had it satisfies every later requirement, and no CUDA package is pulled beside it.
+"$venv/bin/pip" install --quiet "$(grep '^torch==' constraints.txt)"
+"$venv/bin/pip" install --quiet --constraint constraints.txt --editable ".[${missing#,}]"
+# Every Python process of this environment gets the torchvision hook (mmcredit/compat.py) before it imports torchvision.
+site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo 'import mmcredit.compat' > "$site/mmcredit_compat.pth"
+known=$(cat "$stamp" 2>/dev/null || true)
+rm -f "$venv"/.mmcredit-*
+printf '%s\n' $known "$@" > "$stamp"

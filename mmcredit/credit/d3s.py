@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.tokens import Normalizer, content_order, response_mean, restrict, token_signal, top_pooled
 from mmcredit.rollout.selection import max_variance_subset
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "d3s")

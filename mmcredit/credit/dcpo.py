@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, PrivateAttr
-from torch import Tensor
 
 from mmcredit.components import register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import center, group_mean, group_sizes, group_std
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "dcpo")

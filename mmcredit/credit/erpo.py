@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
@@ -14,6 +13,9 @@ from mmcredit.credit.groups import constant_groups, group_sizes, normalize, toke
 from mmcredit.credit.tokens import old_logprobs, token_signal, within
 from mmcredit.credit.whitening import whiten
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "erpo")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, PrivateAttr
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
@@ -17,6 +16,9 @@ from mmcredit.credit.grpo import GRPO
 from mmcredit.credit.tokens import log_ratio, token_signal
 from mmcredit.rollout.entropy_scale import EntropyScale
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "hapo")

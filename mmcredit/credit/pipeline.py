@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmcredit.components import Component, Needs, build_all
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.rollouts import Credit, Rollouts, Trace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spec = str | Mapping[str, Any] | CreditMethod
 
@@ -48,9 +50,12 @@ class Pipeline:
         """The union of what the methods need."""
         return _union(self.methods)
 
-    @torch.no_grad()
     def __call__(self, rollouts: Rollouts, step: int = 0, total_steps: int = 1) -> Credit:
         """Credit for the whole batch. Raises ValueError if a method gives credit to a token it may not."""
+        with torch.no_grad():
+            return self._run(rollouts, step, total_steps)
+
+    def _run(self, rollouts: Rollouts, step: int, total_steps: int) -> Credit:
         credit = Credit.empty(rollouts).replace(ratio=self.ratio)
         trace: list[Trace] = []
         for method in self.methods:
@@ -64,12 +69,12 @@ class Pipeline:
             credit = after
         return credit.replace(trace=tuple(trace))
 
-    @torch.no_grad()
     def at_update(self, credit: Credit, rollouts: Rollouts, logprobs: Tensor, entropy: Tensor | None) -> Credit:
         """Let the methods that follow the current ratio revise the credit of one optimizer mini-batch."""
-        for method in self.methods:
-            if hasattr(method, "at_update"):
-                credit = method.at_update(credit, rollouts, logprobs.detach(), entropy)
+        with torch.no_grad():
+            for method in self.methods:
+                if hasattr(method, "at_update"):
+                    credit = method.at_update(credit, rollouts, logprobs.detach(), entropy)
         return credit
 
     @property

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Columns compared at once, from the first block to the largest: responses mostly part early, and a pair that has
 # parted is not looked at again.

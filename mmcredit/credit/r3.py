@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import center, group_std
 from mmcredit.credit.tokens import response_mean, token_signal
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "r3")

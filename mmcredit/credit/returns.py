@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
 from torch.nn.functional import pad
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def discounted_return(rewards: Tensor, discount: Tensor) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import center, constant_groups, group_sizes
 from mmcredit.credit.whitening import whiten
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "spae")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.uncertain import credit_uncertain
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNUSED = -2  # boundary_index of an empty slot
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import center, group_std
 from mmcredit.credit.prefixes import group_pairs, shared_prefix
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "tempo")

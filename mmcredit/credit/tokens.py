@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A log-ratio beyond this overflows once it is exponentiated; verl, EasyR1 and the objective clamp at 20 too.
 MAX_LOG_RATIO = 20.0

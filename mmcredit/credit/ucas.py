@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import AliasChoices, Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import center, constant_groups, group_sizes, group_std, normalize
 from mmcredit.credit.tokens import token_signal
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "ucas")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from mmcredit.credit.base import Step
 from mmcredit.credit.tokens import old_logprobs, within
 from mmcredit.credit.whitening import whiten
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def credit_uncertain(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
@@ -21,6 +22,9 @@ from mmcredit.credit.tokens import (
     within,
 )
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("credit", "vppo")

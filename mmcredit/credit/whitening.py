@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8, eps_in_root: bool = True, shift: bool = True) -> Tensor:

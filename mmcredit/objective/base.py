@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmcredit.components import Component
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # exp() of a log-ratio beyond this is never meaningful and overflows float32 soon after; verl and TRL clamp at 20 too.
 MAX_LOG_RATIO = 20.0

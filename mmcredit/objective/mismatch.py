@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from mmcredit.components import explain
 from mmcredit.objective.base import MAX_LOG_RATIO, masked
 from mmcredit.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Kind = Literal["token_tis", "sequence_tis", "token_mask", "sequence_mask", "geometric_mask"]
 
@@ -65,7 +67,6 @@ class Mismatch(BaseModel):
             raise ValueError(f"floor {self.floor} is above cap {self.cap}")
         return self
 
-    @torch.no_grad()
     def __call__(self, logprobs: Tensor, rollouts: Rollouts, loss_mask: Tensor) -> Correction:
         """The weights of these rows; `logprobs` [B,T] stand in for missing `old_logprobs`."""
         assert self.cap is not None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmcredit.components import Component, Needs, build, build_all, names
 from mmcredit.objective.base import (
@@ -23,6 +22,9 @@ from mmcredit.objective.base import (
 )
 from mmcredit.objective.mismatch import Mismatch, build_mismatch
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spec = str | Mapping[str, Any] | Component
 
@@ -79,10 +81,10 @@ class Objective:
             return self.ratio
         return build("ratio", credit.ratio)  # type: ignore[return-value]
 
-    @torch.no_grad()
     def weights(self, rollouts: Rollouts, credit: Credit) -> Tensor:
         """[B,T]: the aggregation weight of each token of one optimizer mini-batch."""
-        return self.aggregate.weights(rollouts, credit)
+        with torch.no_grad():
+            return self.aggregate.weights(rollouts, credit)
 
     def __call__(
         self,

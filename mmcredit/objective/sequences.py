@@ -9,9 +9,12 @@ those of the sequence-level loss.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # |p| below this is the geometric mean, the limit of the power mean (HölderPO eq. 1).
 GEOMETRIC = 1e-6

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmcredit.config import RunConfig, dump
 from mmcredit.evaluate.accuracy import Evaluation, evaluate, reward_item
@@ -31,6 +30,8 @@ from mmcredit.train.sample_table import sample_rows
 from mmcredit.train.setup import Parts, furnish, rng_state, set_rng_state, versions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
 
@@ -365,7 +366,7 @@ class Trainer:
 
     def _refused(self, reason: str, sample_id: str, message: str) -> None:
         data = {"reason": reason, "count": 1, "sample": sample_id}
-        self.records.events.write(self.step, message, kind="drop", level="warning", data=data)
+        self.records.events.write(self.step, message, kind="drop", data=data)
 
     def _event(self, message: str, kind: Any = "note", level: Any = "info") -> None:
         self.records.events.write(self.step, message, kind=kind, level=level)

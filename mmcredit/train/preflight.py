@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmcredit.data.dropped import Dropped
-from mmcredit.train.prompts import reason
+from mmcredit.data.dropped import Dropped, reason_of
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -61,7 +60,7 @@ def look(
             found.without_media += not sample.media
             found.without_answer += sample.answer is None
         except ValueError as error:
-            found.dropped.add(reason(error), name)
+            found.dropped.add(reason_of(error), name)
             if len(found.messages) < 10:
                 found.messages.append(str(error))
         if progress is not None:

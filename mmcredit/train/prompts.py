@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmcredit.data.dropped import Dropped
+from mmcredit.data.dropped import Dropped, reason_of
 from mmcredit.data.order import PromptOrder
 
 if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
-
-
-def reason(error: ValueError) -> str:
-    """The kind of a refused prompt, for the count; its message has the details."""
-    return getattr(error, "reason", None) or "not usable"
 
 
 class PromptStream:
@@ -49,9 +44,9 @@ class PromptStream:
             except ValueError as error:
                 refused += 1
                 last = str(error)
-                self.dropped.add(reason(error), sample_id)
+                self.dropped.add(reason_of(error), sample_id)
                 if self.report is not None:
-                    self.report(reason(error), sample_id, last)
+                    self.report(reason_of(error), sample_id, last)
                 if refused >= len(self.samples):
                     raise RuntimeError(
                         f"none of the {len(self.samples)} training samples is usable; the last refusal: {last}"

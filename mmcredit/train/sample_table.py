@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.evaluate.accuracy import last_text
@@ -15,6 +14,8 @@ from mmcredit.report.samples import MediaStore, SampleRow
 from mmcredit.rollouts import Credit, Rollouts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcredit.data.sample import Sample
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from mmcredit.components import Needs
 from mmcredit.policy.passes import CLEAN, REFERENCE, Pass, View
@@ -14,6 +13,8 @@ from mmcredit.seeds import derive
 from mmcredit.signals.plan import merge
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcredit.credit import Pipeline
     from mmcredit.objective import Objective
     from mmcredit.policy.policy import Policy

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mmcredit.components import register
 from mmcredit.credit.groups import group_sums
 from mmcredit.objective.base import Aggregate
 from mmcredit.rollouts import Credit, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("aggregate", "dapo_group")

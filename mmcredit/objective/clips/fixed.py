@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import register
 from mmcredit.objective.base import Clip
 from mmcredit.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("clip", "fixed")

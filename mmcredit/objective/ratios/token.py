@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from mmcredit.components import register
 from mmcredit.objective.base import LossInputs, PolicyLoss, Ratio, masked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def clipped_surrogate(ratio: Tensor, inputs: LossInputs) -> PolicyLoss:

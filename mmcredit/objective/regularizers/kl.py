@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from mmcredit.components import Needs, register
 from mmcredit.objective.base import MAX_LOG_RATIO, Regularizer, RegularizerInputs, RegularizerLoss, masked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # verl bounds the k3 value of a single token at 10: one outlier must not own the step.
 MAX_K3 = 10.0

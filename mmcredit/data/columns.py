@@ -1,0 +1,140 @@
+"""Which column of a row plays which part, and what is kept of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmcredit.components import nearest
+from mmcredit.data.dropped import UnusableSample
+
+Part = Literal["prompt", "images", "videos", "answer"]
+
+# In order of preference. TRL: prompt, image, images, solution. EasyR1: prompt or problem, images, videos, answer.
+# verl: prompt, images, videos, reward_model.ground_truth.
+KNOWN: dict[Part, tuple[str, ...]] = {
+    "prompt": ("prompt", "problem", "question"),
+    "images": ("images", "image"),
+    "videos": ("videos", "video"),
+    "answer": ("answer", "ground_truth", "reward_model.ground_truth", "solution"),
+}
+
+
+class Columns(BaseModel):
+    """Names of the columns, where they differ from the known ones. A dot enters a nested column."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str | None = Field(default=None, description="question, or chat messages; else prompt, problem, question")
+    images: str | None = Field(default=None, description="one image or a list; else images, image")
+    videos: str | None = Field(default=None, description="one video or a list; else videos, video")
+    answer: str | None = Field(
+        default=None, description="reference answer; else answer, ground_truth, reward_model.ground_truth, solution"
+    )
+    id: str | None = Field(default=None, description="unique id of a sample; else the file name and the row number")
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Columns:
+        named = [name for part, name in self if part != "id" and name is not None]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"column {twice[0]!r} cannot play two parts")
+        return self
+
+
+def find(row: Mapping[str, Any], name: str) -> Any:
+    """The value of column `name`, or of the nested ``a.b``. Raises KeyError."""
+    if name in row:
+        return row[name]
+    head, dot, rest = name.partition(".")
+    if dot and isinstance(row.get(head), Mapping):
+        return find(row[head], rest)
+    raise KeyError(name)
+
+
+def get(row: Mapping[str, Any], name: str) -> Any:
+    """`find`, or None."""
+    try:
+        return find(row, name)
+    except KeyError:
+        return None
+
+
+def check(columns: Columns, available: Iterable[str], where: str) -> None:
+    """Raise ValueError, listing the columns that are there, if a named one or every known prompt column is missing."""
+    present = list(available)
+    for part, name in columns:
+        if name is not None and name not in present and name.partition(".")[0] not in present:
+            raise ValueError(f"{where} has no column {name!r} (columns.{part}); {_listing(name, present)}")
+    if columns.prompt is None and not set(KNOWN["prompt"]) & set(present):
+        raise ValueError(
+            f"{where} has no prompt column ({', '.join(KNOWN['prompt'])}); name it in columns.prompt; "
+            f"{_listing('prompt', present)}"
+        )
+
+
+def _listing(name: str, present: Iterable[str]) -> str:
+    columns = sorted(present)
+    hint = nearest(name, columns)
+    suffix = "; " + hint if hint.startswith("did you mean") else ""
+    return f"columns there: {', '.join(columns) or 'none'}{suffix}"
+
+
+def pick(row: Mapping[str, Any], columns: Columns, part: Part, where: str) -> tuple[str | None, Any]:
+    """(name, value) of the column that plays `part`; (None, None) if no known column has a value.
+
+    Raises ValueError if the column that the config names is not in this row, or if two known media columns are filled.
+    """
+    chosen: str | None = getattr(columns, part)
+    if chosen is not None:
+        try:
+            return chosen, find(row, chosen)
+        except KeyError:
+            raise UnusableSample(
+                f"{where} has no column {chosen!r} (columns.{part}); {_listing(chosen, row)}", "column missing"
+            ) from None
+    filled = [(name, value) for name in KNOWN[part] if not is_empty(value := get(row, name))]
+    if part in ("images", "videos") and len(filled) > 1:
+        names = " and ".join(name for name, _ in filled)
+        raise UnusableSample(f"{where} has both {names}; say in columns.{part} which one to use", "media malformed")
+    return filled[0] if filled else (None, None)
+
+
+def is_empty(value: Any) -> bool:
+    """None, "" or an empty list: a column without a value in this row."""
+    return value is None or (isinstance(value, str | list | tuple) and len(value) == 0)
+
+
+def answer_text(value: Any) -> str | None:
+    """A reference answer as text: strings as they are, everything else as JSON (7 is "7", ["a","b"] its list)."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it. Bytes and pictures become a short description; dates and decimals become text."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, Image.Image):
+        return f"<image {value.width}x{value.height}>"
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    return repr(value)

@@ -1,0 +1,146 @@
+"""Chat messages with their media in place, from the ways in which data sets write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmcredit.data.dropped import UnusableSample
+from mmcredit.data.sample import Media
+from mmcredit.data.values import Kind
+
+KINDS: tuple[Kind, ...] = ("image", "video")
+_PART_TYPES: dict[str, Kind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+
+# A message under construction: its other keys, and its parts: a text, or a medium as (kind, Media or None).
+Draft = tuple[dict[str, Any], list[Any]]
+ReadInline = Callable[[Any, Kind, str], Media]
+
+
+def parse(prompt: Any, read: ReadInline) -> list[Draft]:
+    """Messages from a string (one user turn) or a list of chat messages, with parts or plain strings as content.
+
+    Keys that are null are ignored: tables give every part the keys of all parts. `read(value, kind, place)` turns the
+    medium that a part brings itself into `Media`. Raises ValueError.
+    """
+    if isinstance(prompt, str):
+        return [({"role": "user"}, [prompt])]
+    if not isinstance(prompt, list | tuple) or not prompt:
+        raise ValueError(
+            f"text or chat messages are wanted as prompt, got {type(prompt).__name__} {str(prompt)[:60]!r}"
+        )
+    drafts = []
+    for number, message in enumerate(prompt):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(f"message {number} is no {{role, content}} mapping: {str(message)[:60]!r}")
+        rest = {key: value for key, value in message.items() if key != "content" and value is not None}
+        content = message.get("content")
+        if isinstance(content, str):
+            drafts.append((rest, [content]))
+        elif isinstance(content, list | tuple):
+            parts = [_parse_part(part, f"message {number}, part {i}", read) for i, part in enumerate(content)]
+            drafts.append((rest, parts))
+        else:
+            raise ValueError(f"message {number} has content {content!r}; text or a list of parts is wanted")
+    return drafts
+
+
+def _parse_part(part: Any, place: str, read: ReadInline) -> Any:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise ValueError(f"{place} is {type(part).__name__}; a mapping with a type is wanted")
+    given = {key: value for key, value in part.items() if value is not None and key != "type"}
+    kind = _PART_TYPES.get(str(part.get("type")))
+    if part.get("type") == "text":
+        if not isinstance(given.get("text"), str):
+            raise ValueError(f"{place} is text without a text")
+        return given["text"]
+    if kind is None:
+        raise ValueError(f"{place} has type {part.get('type')!r}; known: text, {', '.join(_PART_TYPES)}")
+    given = {key: value for key, value in given.items() if value != ""}
+    return (kind, read(given, kind, place) if given else None)
+
+
+def set_system(drafts: list[Draft], system: str) -> list[Draft]:
+    """The conversation under this system prompt, which replaces one that the row brings."""
+    rest = [draft for draft in drafts if draft[0]["role"] != "system"]
+    return [({"role": "system"}, [system]), *rest]
+
+
+def map_question(drafts: list[Draft], change: Callable[[str], str]) -> None:
+    """Rewrite the text of the last user turn, in place. Raises ValueError if that text is not one piece."""
+    for rest, parts in reversed(drafts):
+        if rest["role"] == "user":
+            texts = [i for i, part in enumerate(parts) if isinstance(part, str)]
+            if len(texts) != 1:
+                raise ValueError(f"a prompt template needs one text in the last user turn, which has {len(texts)}")
+            parts[texts[0]] = change(parts[texts[0]])
+            return
+    raise ValueError("a prompt template needs a user turn, and there is none")
+
+
+def place(
+    drafts: list[Draft], media: Mapping[Kind, Sequence[Media]]
+) -> tuple[tuple[dict[str, Any], ...], tuple[Media, ...]]:
+    """Final messages, and all media in the order in which they are mentioned.
+
+    `media` are those of the row's columns. They go, per kind and in order, to the parts that bring no content of their
+    own; else to the literal `<image>` (`<video>`) in the texts; else to the front of the first user turn. Without
+    column media a literal `<image>` is ordinary text. Raises ValueError with both counts if they do not match.
+    """
+    replaced: list[Kind] = []
+    front: list[Any] = []
+    for kind in KINDS:
+        count = len(media.get(kind, ()))
+        slots = [part for _, parts in drafts for part in parts if isinstance(part, tuple) and part[0] == kind]
+        bare = sum(content is None for _, content in slots)
+        literal = sum(part.count(f"<{kind}>") for _, parts in drafts for part in parts if isinstance(part, str))
+        if bare != count and (bare or len(slots)):
+            own = f" and {len(slots) - bare} with it" if len(slots) > bare else ""
+            raise UnusableSample(
+                f"the messages have {bare} {kind} parts without content{own}, the columns give {count}",
+                "media counts differ",
+            )
+        if count and not bare:
+            if literal and literal != count:
+                raise UnusableSample(
+                    f"the text has {literal} <{kind}> placeholders, the columns give {count} {kind}s",
+                    "media counts differ",
+                )
+            if literal:
+                replaced.append(kind)
+            else:
+                front += [(kind, None)] * count
+    if replaced:
+        pattern = re.compile("(" + "|".join(f"<{kind}>" for kind in replaced) + ")")
+        drafts = [(rest, [new for part in parts for new in _split(part, pattern)]) for rest, parts in drafts]
+    if front:
+        first = next((parts for rest, parts in drafts if rest["role"] == "user"), None)
+        if first is None:
+            raise UnusableSample(f"there is no user turn for the {len(front)} media of the row", "media counts differ")
+        first[:0] = front
+    waiting = {kind: iter(media.get(kind, ())) for kind in KINDS}
+    ordered: list[Media] = []
+    messages = []
+    for rest, parts in drafts:
+        for part in parts:
+            if isinstance(part, tuple):
+                ordered.append(part[1] if part[1] is not None else next(waiting[part[0]]))
+        messages.append({**rest, "content": _content(parts)})
+    return tuple(messages), tuple(ordered)
+
+
+def _split(part: Any, pattern: re.Pattern[str]) -> list[Any]:
+    """Text around its placeholders; empty pieces are left out, white space is kept."""
+    if not isinstance(part, str):
+        return [part]
+    pieces = pattern.split(part)
+    return [(piece[1:-1], None) if i % 2 else piece for i, piece in enumerate(pieces) if piece or len(pieces) == 1]
+
+
+def _content(parts: list[Any]) -> str | list[dict[str, str]]:
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
+    return [{"type": "text", "text": part} if isinstance(part, str) else {"type": part[0]} for part in parts]

@@ -1,0 +1,190 @@
+"""JSON lines, or a JSON file that holds one list of objects."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+from array import array
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
+from pydantic import Field
+
+from mmcredit.components import register
+from mmcredit.data.sources.base import Rows, TableSource
+from mmcredit.data.sources.files import DataFile, expand
+
+
+@register("source", "jsonl")
+class JsonLines(TableSource):
+    """JSON lines: one object a line, UTF-8 (`.jsonl`), or one list of objects (`.json`). For text and for images.
+
+        source:
+          - jsonl: {path: train.jsonl, template: "{{ content }} Answer in <answer> tags."}
+
+    with lines such as
+
+        {"prompt": "How many squares?", "image": "scenes/7.png", "answer": "3"}
+        {"prompt": [{"role": "user", "content": "What is 2+3?"}], "answer": "5"}
+
+    Image and video paths lie below `data.media.root`. A `.jsonl` file is checked whole when it is loaded, of which only
+    line positions stay in memory; lines are read again when they are used. A `.json` list stays in memory. Ids are
+    file name / line number - 1 (or list position).
+    """
+
+    path: str | list[str] = Field(description="file, folder, pattern, or a list of them")
+
+    def rows(self) -> Rows:
+        return JsonRows(expand(self.path, (".jsonl", ".json")))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice in one object")
+    return row
+
+
+def _parse(line: bytes | str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, object_pairs_hook=_unique_keys)
+    # JSONDecodeError and UnicodeDecodeError are ValueErrors; RecursionError: brackets nested by the thousand.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place} is a JSON {type(row).__name__}; one object a line is wanted")
+    return row
+
+
+class _Lines:
+    """One `.jsonl` file: where its lines start, and which keys occur."""
+
+    def __init__(self, file: DataFile) -> None:
+        self.file = file
+        self.offsets = array("Q")
+        self.numbers = array("Q")  # line numbers from 0; blank lines have none
+        self.keys: dict[str, None] = {}
+        offset = 0
+        try:
+            with file.path.open("rb") as stream:
+                self.stamp = _stamp(stream.fileno())
+                for number, line in enumerate(stream):
+                    if line.strip():
+                        self.keys.update(dict.fromkeys(_parse(_without_bom(line), self._place(number))))
+                        self.offsets.append(offset)
+                        self.numbers.append(number)
+                    offset += len(line)
+        except OSError as error:
+            raise ValueError(f"{file.path} cannot be read: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def _place(self, number: int) -> str:
+        return f"{self.file.path}, line {number + 1}"
+
+    def place(self, index: int) -> str:
+        return self._place(self.numbers[index])
+
+    def id(self, index: int) -> str:
+        return f"{self.file.name}/{self.numbers[index]}"
+
+    def read(self, index: int) -> dict[str, Any]:
+        try:
+            with self.file.path.open("rb") as stream:
+                if _stamp(stream.fileno()) != self.stamp:
+                    raise ValueError(f"{self.file.path} has changed since it was loaded; start again")
+                stream.seek(self.offsets[index])
+                line = stream.readline()
+        except OSError as error:
+            raise ValueError(f"{self.place(index)} cannot be read: {error}") from None
+        return _parse(_without_bom(line), self.place(index))
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        with self.file.path.open("rb") as stream:
+            for number, line in enumerate(stream):
+                if line.strip():
+                    yield _parse(_without_bom(line), self._place(number))
+
+
+def _stamp(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def _without_bom(line: bytes) -> bytes:
+    return line.removeprefix(b"\xef\xbb\xbf")
+
+
+class _List:
+    """One `.json` file: a list of objects."""
+
+    def __init__(self, file: DataFile) -> None:
+        self.file = file
+        try:
+            data = json.loads(_without_bom(file.path.read_bytes()), object_pairs_hook=_unique_keys)
+        except OSError as error:
+            raise ValueError(f"{file.path} cannot be read: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file.path} is not valid JSON: {error}; JSON lines are named .jsonl") from None
+        if not isinstance(data, list):
+            raise ValueError(f"{file.path} holds a JSON {type(data).__name__}; a list of objects is wanted")
+        for index, row in enumerate(data):
+            if not isinstance(row, dict):
+                raise ValueError(f"{self.place(index)} is a JSON {type(row).__name__}; an object is wanted")
+        self.data: list[dict[str, Any]] = data
+        self.keys = dict.fromkeys(key for row in data for key in row)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def place(self, index: int) -> str:
+        return f"{self.file.path}, item {index}"
+
+    def id(self, index: int) -> str:
+        return f"{self.file.name}/{index}"
+
+    def read(self, index: int) -> dict[str, Any]:
+        return self.data[index]
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        return iter(self.data)
+
+
+class JsonRows:
+    """The rows of JSON files, one after another."""
+
+    def __init__(self, files: list[DataFile]) -> None:
+        self._parts: list[_Lines | _List] = [_List(f) if f.path.suffix == ".json" else _Lines(f) for f in files]
+        self._ends = list(accumulate(len(part) for part in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(key for part in self._parts for key in part.keys))
+
+    def column(self, name: str) -> Iterator[Any]:
+        for part in self._parts:
+            for row in part.all():
+                yield row.get(name)
+
+    def read(self, index: int) -> dict[str, Any]:
+        part, local = self._find(index)
+        return part.read(local)
+
+    def place(self, index: int) -> str:
+        part, local = self._find(index)
+        return part.place(local)
+
+    def id(self, index: int) -> str:
+        part, local = self._find(index)
+        return part.id(local)
+
+    def _find(self, index: int) -> tuple[_Lines | _List, int]:
+        number = bisect.bisect_right(self._ends, index)
+        part = self._parts[number]
+        return part, index - self._ends[number] + len(part)

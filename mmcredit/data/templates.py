@@ -1,0 +1,35 @@
+"""What is put around a question: a system prompt, and a Jinja template for the user's last turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+def compile_template(text: str) -> Template:
+    """A sandboxed Jinja2 template of `content` (the question) and `row` (the other columns of the data set).
+
+    Raises ValueError if it does not parse or uses neither of the two: the question would be lost.
+    """
+    try:
+        template = _ENVIRONMENT.from_string(text.strip())
+        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+    except TemplateError as error:
+        raise ValueError(f"the prompt template does not parse: {error}") from None
+    if not used & {"content", "row"}:
+        raise ValueError("the prompt template mentions neither {{ content }} nor {{ row.NAME }}: the question is lost")
+    return template
+
+
+def render(template: Template, content: str, row: Mapping[str, Any]) -> str:
+    """The text of the user's turn. Raises ValueError if a name is unknown or the template fails on this row."""
+    try:
+        return template.render(content=content, row=row)
+    # TypeError and the like come from filters applied to a value of another kind.
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise ValueError(f"the prompt template fails: {error}") from error

@@ -1,0 +1,3 @@
+buildCurves();
+if (report.samples.length) buildSamples();
+document.documentElement.dataset.ready = "true";

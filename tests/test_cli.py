@@ -1,0 +1,142 @@
+"""The commands, as a person types them; and every command and program of the README."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from runs import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def mmcredit(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "mmcredit.cli", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+    )
+
+
+def test_methods_lists_and_prints_a_page():
+    table = mmcredit("methods")
+    assert table.returncode == 0, table.stderr
+    for name in ("grpo", "dr_grpo", "token_mean", "exact_answer", "easy_vqa"):
+        assert name in table.stdout
+    page = mmcredit("methods", "grpo")
+    assert page.returncode == 0
+    for part in ("A_{i,t} = (R_i - mean_g R)", "arXiv 2402.03300", "ddof = 1"):
+        assert part in page.stdout
+    wrong = mmcredit("methods", "gppo")
+    assert wrong.returncode == 2
+    assert "did you mean 'grpo'?" in wrong.stderr
+
+
+def test_train_resume_report_check_and_evaluate(tmp_path):
+    values = settings(tmp_path, data__evaluate={"easy_vqa": {"split": "test", "limit": 5}}, checkpoint__final=True)
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(values))
+    first = mmcredit("train", str(config), "run.steps=2")
+    assert first.returncode == 0, first.stderr
+    for part in ("held-out accuracy", "gain (paired)", "report:", "training proper took"):
+        assert part in first.stdout
+    assert (tmp_path / "run" / "report.html").is_file()
+    again = mmcredit("train", str(config), "run.steps=2")
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+    longer = mmcredit("train", str(config), "--resume", "run.steps=3")
+    assert longer.returncode == 0, longer.stderr
+    steps = [json.loads(x)["step"] for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2]
+
+    found = mmcredit("check", str(config), "--samples", "5")
+    assert found.returncode == 0, found.stderr
+    for part in ("5 of 5", "prompt tokens", "memory, total"):
+        assert part in found.stdout
+    answers = tmp_path / "answers.jsonl"
+    model = str(tmp_path / "run" / "model")
+    scored = mmcredit("evaluate", str(config), "--model", model, "--output", str(answers))
+    assert scored.returncode == 0, scored.stderr
+    assert "accuracy" in scored.stdout
+    assert len(answers.read_text().splitlines()) == 5
+
+
+def test_mistakes_end_in_one_line(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(settings(tmp_path)))
+    for words, part in (
+        (["train", "no_such_config"], "no config 'no_such_config'"),
+        (["train", str(config), "--method", "no_such_recipe"], "no config 'no_such_recipe'"),
+        (["train", str(config), "train.learning_rat=1"], "did you mean 'learning_rate'?"),
+        (["train", str(config), "model.path=builtin:nothing"], "builtin:nothing"),
+        (["report", str(tmp_path / "nowhere")], "nowhere"),
+        (["methods", "--plugin", str(tmp_path / "no.py")], "no such file"),
+    ):
+        result = mmcredit(*words)
+        assert result.returncode == 2, (words, result.stderr)
+        assert part in result.stderr, (words, result.stderr)
+        assert result.stderr.startswith("mmcredit: error: ")
+        assert "Traceback" not in result.stderr
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_commands_run(tmp_path):
+    """Every `.venv/bin/mmcredit ...` line, in order, in one folder."""
+    method = next(b for b in blocks("python") if b.startswith("# halve_long.py"))
+    (tmp_path / "halve_long.py").write_text(method)
+    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith(".venv/bin/mmcredit ")]
+    others = {line for line in lines if line and line not in commands}
+    assert others == {"bash scripts/quickstart.sh", "bash scripts/test.sh"}
+    assert len(commands) >= 8
+    for command in commands:
+        program = f"{sys.executable} -m mmcredit.cli"
+        result = subprocess.run(
+            ["bash", "-c", command.replace(".venv/bin/mmcredit", program)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+def test_readme_programs_run(tmp_path):
+    for program in blocks("python"):
+        result = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a bash script")
+def test_quickstart_script_runs(tmp_path):
+    """The first of the two commands, cut short; the environment is the one that runs the tests."""
+    result = subprocess.run(
+        [
+            "bash",
+            str(ROOT / "scripts" / "quickstart.sh"),
+            "run.steps=2",
+            "rollout.prompts=4",
+            "evaluate.limit=20",
+            f"run.dir={tmp_path / 'run'}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "MMCREDIT_VENV": str(Path(sys.prefix))},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "report:" in result.stdout
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
