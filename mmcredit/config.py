@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mmcredit.components import build, build_all, explain, lookup, names, nearest
 from mmcredit.data.media import MediaLimits
-from mmcredit.policy.load import ModelConfig
+from mmcredit.policy.config import ModelConfig
 from mmcredit.rollout.engine import Sampling
 
 Entry = str | dict[str, Any]

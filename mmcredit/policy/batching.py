@@ -1,0 +1,76 @@
+"""Micro-batches by a token budget that counts visual tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmcredit.policy.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Whole responses that are run together."""
+
+    rows: tuple[int, ...]
+    tokens: int  # what the layout computes for them: rows of the packed row, or the padded area
+    responses: int  # response tokens among them
+
+
+def micro_batches(
+    prompts: Sequence[Prompt],
+    groups: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    budget: int,
+    layout: Literal["shared", "padded"],
+    setting: str = "micro_batch_tokens",
+) -> list[MicroBatch]:
+    """Cut responses into micro-batches of at most `budget` tokens.
+
+    `groups[i]` is the prompt of response i, `lengths[i]` its real tokens; responses without tokens are left out. A
+    group stays whole where it fits into one micro-batch and is split where it does not (its prompt is then computed
+    once per part). A lone response over the budget runs alone, with a warning that names its sample and `setting`.
+    """
+    if budget < 1:
+        raise ValueError(f"{setting} must be at least 1, got {budget}")
+    members: dict[int, list[int]] = {}
+    for row, (group, length) in enumerate(zip(groups, lengths, strict=True)):
+        if length > 0:
+            members.setdefault(group, []).append(row)
+
+    def cost(rows: Sequence[int]) -> int:
+        if layout == "shared":
+            return sum(len(prompts[g]) for g in {groups[r] for r in rows}) + sum(lengths[r] for r in rows)
+        return len(rows) * max((len(prompts[groups[r]]) + lengths[r] for r in rows), default=0)
+
+    def finished(rows: Sequence[int]) -> MicroBatch:
+        return MicroBatch(tuple(rows), cost(rows), sum(lengths[r] for r in rows))
+
+    done: list[MicroBatch] = []
+    current: list[int] = []
+    for rows in members.values():
+        if cost(current + rows) <= budget:
+            current = current + rows
+            continue
+        if current and cost(rows) <= budget:
+            done.append(finished(current))
+            current = list(rows)
+            continue
+        for row in rows:
+            if current and cost([*current, row]) > budget:
+                done.append(finished(current))
+                current = []
+            current = [*current, row]
+            if cost([row]) > budget:
+                prompt = prompts[groups[row]]
+                warnings.warn(
+                    f"sample {prompt.sample_id}: prompt ({len(prompt)} tokens) and response ({lengths[row]}) exceed "
+                    f"{setting}={budget} and run alone; raise {setting} or lower data.max_prompt_tokens",
+                    stacklevel=2,
+                )
+    if current:
+        done.append(finished(current))
+    return done

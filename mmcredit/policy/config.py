@@ -1,0 +1,50 @@
+"""The `model` part of a run config. No torch here: config checks must not load it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LoRAConfig(BaseModel):
+    """Low-rank adapters through peft."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(default=16, ge=1, description="rank of the update")
+    alpha: float = Field(default=32.0, gt=0, description="scale: the update is multiplied by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the adapter, in updates only")
+    target_modules: tuple[str, ...] | str = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="names of linear layers of the language model, or one regular expression over full module names "
+        "(the way to reach the vision tower)",
+    )
+
+
+class ModelConfig(BaseModel):
+    """The `model` part of a run config."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    path: str = Field(description="builtin:NAME (shipped with the package), a local folder, or a hub id")
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="dtype of weights and activations")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is one")
+    attention: Literal["sdpa"] = Field(default="sdpa", description="attention kernels")
+    layout: Literal["shared", "padded"] = Field(
+        default="shared", description="prompt once per group, or once per response"
+    )
+    freeze_vision: bool = Field(
+        default=False, description="do not train the vision tower; its features are then remembered"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
+    trust_remote_code: bool = Field(default=False, description="run model code that comes with the weights")
+    lora: LoRAConfig | None = Field(default=None, description="train adapters instead of the weights")
+    min_pixels: int | None = Field(default=None, ge=1, description="images are scaled up to this many pixels")
+    max_pixels: int | None = Field(default=None, ge=1, description="images are scaled down to this many pixels")
+    score_tokens: int = Field(
+        default=16384, ge=1, description="tokens per micro-batch of score passes, visual ones included"
+    )
+    vision_cache_mb: int = Field(default=512, ge=0, description="memory for vision features")
+    pixel_cache_mb: int = Field(default=512, ge=0, description="host memory for preprocessed images")
+    chat_template: dict[str, Any] = Field(default_factory=dict, description="variables handed to the chat template")

@@ -1,0 +1,261 @@
+"""From a `Sample` to a `Prompt`: chat template, processor, positions. Done once; sampling and scores read it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcredit.data.sample import Media, Sample
+from mmcredit.policy.prompt import Prompt
+
+# A decoded video: frames [T,H,W,3] uint8 (array or tensor), and what the processor wants to know about them (fps, ...).
+VideoLoader = Callable[[Media], tuple[Any, Mapping[str, Any]]]
+Encoded = tuple[Tensor, Tensor, dict[str, Tensor]]  # tokens [P], modality of each [P] (0 text), media
+
+
+class PixelCache:
+    """Preprocessed images by content, least recently used first out."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit = limit_bytes
+        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._held = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors under `key`, made if they are not there."""
+        if key in self._kept:
+            self.hits += 1
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        self.misses += 1
+        value = make()
+        size = _bytes(value)
+        if size <= self.limit:
+            self._kept[key] = value
+            self._held += size
+            while self._held > self.limit:
+                self._held -= _bytes(self._kept.popitem(last=False)[1])
+        return value
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+class PromptEncoder:
+    """Makes prompts for one model and its processor."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        processor: Any,
+        model: Any,
+        template_variables: Mapping[str, Any],
+        pixel_cache_bytes: int,
+        load_image: Callable[[Media], Any],
+        content_key: Callable[[Media], str],
+    ) -> None:
+        """`model`: the inner model (with `get_rope_index` in the Qwen-VL families); `processor` None = text only."""
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self.model = model
+        self.template_variables = dict(template_variables)
+        self.load_image = load_image
+        self.content_key = content_key
+        self.load_video: VideoLoader | None = None
+        self.pixels = PixelCache(pixel_cache_bytes)
+        # Ids that only the template and the processor may write.
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self.reserved = tuple(str(t) for t in added.values() if getattr(t, "special", False))
+        self._fingerprint = ""
+        self._expands: bool | None = None  # whether our own placeholder expansion equals the processor's
+        if processor is not None:
+            kinds = [getattr(processor, k, None) for k in ("image_processor", "video_processor")]
+            text = json.dumps([k.to_dict() for k in kinds if k is not None], sort_keys=True, default=str)
+            self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __call__(self, sample: Sample, max_tokens: int | None = None) -> Prompt:
+        """The prompt of a sample.
+
+        Raises ValueError, naming the sample: reserved tokens in its text, media without a processor, unreadable media,
+        more than `max_tokens` tokens. Nothing is ever cut off.
+        """
+        self._check_text(sample)
+        if sample.media and self.processor is None:
+            raise ValueError(
+                f"sample {sample.id} has {sample.media[0].kind} media, but the model reads text only; "
+                "set model.path to a vision-language model"
+            )
+        template: Any = self.processor if self.processor is not None else self.tokenizer
+        messages = [dict(m) for m in sample.messages]
+        text: str = template.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.template_variables
+        )
+        unexpanded = self._tokenise(text)
+        media: dict[str, Tensor] = {}
+        keys: tuple[str, ...] = ()
+        tokens, types = unexpanded, torch.zeros_like(unexpanded)
+        if not sample.media:
+            pass
+        elif all(m.kind == "image" for m in sample.media) and self._expands is not False:
+            tokens, types, media, keys = self._with_images(sample, text)
+        else:
+            tokens, types, media, keys = self._through_processor(sample, text)
+        if max_tokens is not None and tokens.shape[0] > max_tokens:
+            visual = int((types != 0).sum())
+            raise ValueError(
+                f"sample {sample.id}: the prompt has {tokens.shape[0]} tokens ({visual} of them visual), more than "
+                f"data.max_prompt_tokens={max_tokens}; raise it, lower model.max_pixels, or drop the sample"
+            )
+        positions = self._positions(tokens, types, media)
+        return Prompt(
+            sample_id=sample.id,
+            tokens=tokens,
+            positions=positions,
+            # As generation has it (model and vLLM alike): behind the largest position of any row.
+            next_position=int(positions.max()) + 1,
+            visual=types != 0,
+            media=media,
+            media_keys=keys,
+            unexpanded=unexpanded,
+        )
+
+    def _check_text(self, sample: Sample) -> None:
+        for message in sample.messages:
+            content = message["content"]
+            parts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
+            for part in parts:
+                for token in self.reserved:
+                    if token in part:
+                        at = part.index(token)
+                        raise ValueError(
+                            f"sample {sample.id}: the text of a {message['role']} message contains the reserved "
+                            f"token {token!r} ({part[max(at - 20, 0) : at + len(token) + 20]!r}); media go into the "
+                            "message as image parts, and the chat template writes the rest: remove it from the data"
+                        )
+
+    def _tokenise(self, text: str) -> Tensor:
+        # The template has written every special token already.
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def _image(self, sample: Sample, media: Media, key: str) -> dict[str, Tensor]:
+        def make() -> dict[str, Tensor]:
+            try:
+                image = self.load_image(media)
+                out = self.processor.image_processor(images=[image], return_tensors="pt")
+            except ValueError as error:
+                raise ValueError(f"sample {sample.id}: {error}") from error
+            return {name: value for name, value in out.items() if isinstance(value, Tensor)}
+
+        return self.pixels.get(key, make)
+
+    def _keys(self, sample: Sample) -> tuple[str, ...]:
+        # Images first, then videos: the order in which features are taken apart.
+        ordered = sorted(sample.media, key=lambda m: m.kind == "video")
+        try:
+            return tuple(f"{self.content_key(m)}:{self._fingerprint}" for m in ordered)
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id}: {error}") from error
+
+    def _with_images(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...]]:
+        """Image prompts, expanded here, so that an image is preprocessed once whatever text goes with it. The first
+        such prompt is compared with the processor's own result; if they differ, the processor is used instead."""
+        keys = self._keys(sample)
+        processed = [self._image(sample, m, key) for m, key in zip(sample.media, keys, strict=True)]
+        result = self._expand(text, processed)
+        if self._expands is None:
+            reference = self._through_processor(sample, text)
+            self._expands = result is not None and _equal(result, reference[:3])
+            if not self._expands:
+                warnings.warn(
+                    f"{type(self.processor).__name__} expands image placeholders in its own way; images are "
+                    "preprocessed anew for every prompt",
+                    stacklevel=4,
+                )
+        if not self._expands or result is None:
+            return self._through_processor(sample, text)
+        return *result, keys
+
+    def _expand(self, text: str, images: Sequence[Mapping[str, Tensor]]) -> Encoded | None:
+        token = getattr(self.processor, "image_token", None)
+        merge = getattr(self.processor.image_processor, "merge_size", None)
+        if token is None or merge is None or any("image_grid_thw" not in i for i in images):
+            return None
+        pieces = text.split(token)
+        if len(pieces) != len(images) + 1:
+            return None
+        whole = pieces[0]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            whole += token * (int(image["image_grid_thw"].prod()) // merge**2) + piece
+        tokens = self._tokenise(whole)
+        types = (tokens == self.tokenizer.convert_tokens_to_ids(token)).to(torch.int64)
+        # One image stays the remembered tensor: prompts that share it share its memory.
+        media = images[0] if len(images) == 1 else {k: torch.cat([i[k] for i in images]) for k in images[0]}
+        return tokens, types, dict(media)
+
+    def _through_processor(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...]]:
+        options: dict[str, Any] = {}
+        images = [m for m in sample.media if m.kind == "image"]
+        videos = [m for m in sample.media if m.kind == "video"]
+        if videos and self.load_video is None:
+            raise ValueError(f"sample {sample.id} has a video, but no video decoder is set (Policy.encoder.load_video)")
+        try:
+            if images:
+                options["images"] = [self.load_image(m) for m in images]
+            if videos:
+                assert self.load_video is not None
+                loaded = [self.load_video(m) for m in videos]
+                options["videos"] = [frames for frames, _ in loaded]
+                options["video_metadata"] = [dict(about) for _, about in loaded]
+                options["do_sample_frames"] = False
+            out = self.processor(
+                text=[text],
+                return_tensors="pt",
+                return_mm_token_type_ids=True,
+                text_kwargs={"add_special_tokens": False},
+                **options,
+            )
+        except ValueError as error:
+            raise ValueError(f"sample {sample.id}: {error}") from error
+        found = dict(out)
+        tokens = found.pop("input_ids")[0].to(torch.int64)
+        types = found.pop("mm_token_type_ids")[0].to(torch.int64)
+        found.pop("attention_mask", None)
+        media = {k: torch.as_tensor(v) for k, v in found.items() if isinstance(v, Tensor) or k == "second_per_grid_ts"}
+        return tokens, types, media, self._keys(sample)
+
+    def _positions(self, tokens: Tensor, types: Tensor, media: Mapping[str, Tensor]) -> Tensor:
+        """[P] or [3,P] int64."""
+        rope = getattr(self.model, "get_rope_index", None)
+        if rope is None:
+            return torch.arange(tokens.shape[0])
+        if not media:
+            return torch.arange(tokens.shape[0]).expand(3, -1).contiguous()
+        names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        known: dict[str, Any] = {name: media[name] for name in names if name in media}
+        positions, _ = rope(
+            tokens[None], mm_token_type_ids=types[None], attention_mask=torch.ones_like(tokens[None]), **known
+        )
+        return positions[:, 0].to(torch.int64)
+
+
+def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Tokens, types and media of two encodings."""
+    same = a[0].shape == b[0].shape and bool((a[0] == b[0]).all()) and bool((a[1] == b[1]).all())
+    return (
+        same
+        and a[2].keys() == b[2].keys()
+        and all(
+            a[2][k].shape == b[2][k].shape and torch.allclose(a[2][k].float(), b[2][k].float(), atol=1e-5) for k in a[2]
+        )
+    )

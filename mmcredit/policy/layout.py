@@ -1,0 +1,202 @@
+"""The shared-prompt layout: one packed row holds every prompt once and its responses after it, without padding.
+
+    p0 p0 p0 | r0 r0 | r1 | r2 r2 r2 || p1 p1 | r3 r3 | ...
+
+Linear layers see exactly the tokens there are. Only attention needs rectangles, so the layout says which rows of the
+packed row form them: prompts of similar length are batched for causal self-attention, responses of similar length for
+attention over [prompt keys, own keys]. All indices are made once per micro-batch and shared by every layer.
+
+The last token of a response predicts nothing and is left out; a response of one token adds no row at all: its only
+log-prob comes from the last prompt position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmcredit.policy.prompt import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One response to score: its prompt (as this view shows it) and its real tokens, [R] int64, R >= 1."""
+
+    prompt: Prompt
+    tokens: Tensor
+    number: int  # equal numbers = the same prompt
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """`count` pieces of the packed row, consecutive from `start`, seen as [count, length] by right padding.
+
+    `pad` and `unpad` are the two index maps; both are None where all pieces are equally long and a view does it.
+    """
+
+    start: int
+    rows: int  # packed rows covered
+    count: int
+    length: int  # of the longest piece
+    pad: Tensor | None  # [count*length] int64 into 0..rows-1; padding repeats a real row
+    unpad: Tensor | None  # [rows] int64 into 0..count*length-1
+    padding: Tensor | None  # [count*length] bool
+
+
+@dataclass
+class ResponseBatch:
+    """Responses that attend together, and the prompt (by number in the prompt batch) of each."""
+
+    rectangle: Rectangle
+    owner: Tensor | None  # [count] int64; None where the prompt batch holds one prompt
+    prompt_lengths: tuple[int, ...]  # per response
+    prompt_width: int
+    device: torch.device
+    _masks: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """No prompt key is padding: the mask is causal, aligned to the lower right."""
+        return all(n == self.prompt_width for n in self.prompt_lengths)
+
+    def mask(self, dtype: torch.dtype, repeats: int) -> Tensor:
+        """[1 or count, 1, repeats*R, P+R] additive mask: own keys causal, prompt keys visible up to their length.
+
+        `repeats` query heads share a key head and are folded into the query axis.
+        """
+        if (dtype, repeats) not in self._masks:
+            length, width = self.rectangle.length, self.prompt_width
+            own = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+            lengths = torch.tensor(self.prompt_lengths[:1] if self.plain else self.prompt_lengths, device=self.device)
+            prompt = torch.arange(width, device=self.device) < lengths[:, None]  # [n, P]
+            n = prompt.shape[0]
+            allowed = torch.cat([prompt[:, None].expand(n, length, width), own.expand(n, length, length)], 2)
+            bias = torch.zeros(allowed.shape, dtype=dtype, device=self.device).masked_fill_(~allowed, -torch.inf)
+            self._masks[dtype, repeats] = bias.repeat(1, repeats, 1)[:, None]
+        return self._masks[dtype, repeats]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts of similar length and the responses that attend to them."""
+
+    rectangle: Rectangle
+    responses: tuple[ResponseBatch, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A packed row of N tokens."""
+
+    tokens: Tensor  # [N] int64
+    positions: Tensor  # [N] or [3,N] int64
+    batches: tuple[PromptBatch, ...]
+    visual: Tensor  # [M] int64, packed rows of visual tokens, ascending
+    order: tuple[int, ...]  # row numbers (into the rows given) whose prompts stand in the row, in packed order
+    source: Tensor  # [sum R] int64: packed row that predicts each response token, in the order of the rows given
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+
+def _rectangle(start: int, lengths: Sequence[int], device: torch.device) -> Rectangle:
+    count, length, rows = len(lengths), max(lengths), sum(lengths)
+    if count * length == rows:
+        return Rectangle(start, rows, count, length, None, None, None)
+    sizes = torch.tensor(lengths)
+    first = sizes.cumsum(0) - sizes
+    column = torch.arange(length)
+    real = column < sizes[:, None]
+    pad = (first[:, None] + torch.minimum(column[None], sizes[:, None] - 1)).reshape(-1)
+    unpad = real.reshape(-1).nonzero()[:, 0]
+    return Rectangle(start, rows, count, length, pad.to(device), unpad.to(device), (~real).reshape(-1).to(device))
+
+
+def _runs(lengths: Sequence[int], ratio: float, slack: int) -> list[slice]:
+    """Cut ascending lengths into runs whose longest is at most ratio * shortest + slack."""
+    runs, begin = [], 0
+    for i, n in enumerate(lengths):
+        if n > ratio * lengths[begin] + slack:
+            runs.append(slice(begin, i))
+            begin = i
+    if lengths:
+        runs.append(slice(begin, len(lengths)))
+    return runs
+
+
+def shown(prompt: Prompt, blind: bool) -> tuple[Tensor, Tensor]:
+    """Tokens [P'] and positions [P'] or [3,P'] that a view keeps. Blind: visual tokens are taken out, the positions of
+    the others stay; for attention decoders that equals hiding them (nothing can attend to what is not there)."""
+    if not blind or not bool(prompt.visual.any()):
+        return prompt.tokens, prompt.positions
+    keep = ~prompt.visual
+    if not bool(keep[-1]):
+        raise ValueError(f"sample {prompt.sample_id}: the prompt ends in a visual token; nothing predicts the response")
+    return prompt.tokens[keep], prompt.positions[..., keep]
+
+
+def build_layout(rows: Sequence[Row], blind: bool, device: torch.device) -> Layout:
+    """Pack the rows; prompts with the same number stand in it once."""
+    members: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(row.number, []).append(i)
+    views = {number: shown(rows[inside[0]].prompt, blind) for number, inside in members.items()}
+    numbers = sorted(members, key=lambda n: (views[n][0].shape[0], n))
+    prompt_lengths = [views[n][0].shape[0] for n in numbers]
+
+    tokens: list[Tensor] = []
+    positions: list[Tensor] = []
+    visual: list[Tensor] = []
+    order: list[int] = []
+    batches: list[PromptBatch] = []
+    source: list[Tensor | None] = [None] * len(rows)
+    at = 0
+    for run in _runs(prompt_lengths, 1.15, 4):
+        inside, lengths = numbers[run], prompt_lengths[run]
+        rectangle = _rectangle(at, lengths, device)
+        last: dict[int, int] = {}
+        for number, n in zip(inside, lengths, strict=True):
+            prompt = rows[members[number][0]].prompt
+            tokens.append(views[number][0])
+            positions.append(views[number][1])
+            if not blind:
+                visual.append(prompt.visual.nonzero()[:, 0] + at)
+            order.append(members[number][0])
+            at += n
+            last[number] = at - 1
+        todo = sorted(
+            ((rows[i].tokens.shape[0] - 1, j, i) for j, number in enumerate(inside) for i in members[number])
+        )  # by length, then prompt, then row: deterministic
+        for length, _, i in todo:
+            if length == 0:
+                source[i] = torch.tensor([last[rows[i].number]])
+        todo = [t for t in todo if t[0] > 0]
+        responses = []
+        for part in _runs([t[0] for t in todo], 1.5, 16):
+            chosen = sorted(todo[part], key=lambda t: (t[1], t[2]))
+            shape = _rectangle(at, [t[0] for t in chosen], device)
+            for length, _, i in chosen:
+                row = rows[i]
+                tokens.append(row.tokens[:-1])
+                step = torch.arange(length) + row.prompt.next_position
+                positions.append(step.expand(*row.prompt.positions.shape[:-1], length))
+                source[i] = torch.cat([torch.tensor([last[row.number]]), torch.arange(at, at + length)])
+                at += length
+            owner = torch.tensor([t[1] for t in chosen], device=device) if len(inside) > 1 else None
+            widths = tuple(lengths[t[1]] for t in chosen)
+            responses.append(ResponseBatch(shape, owner, widths, rectangle.length, device))
+        batches.append(PromptBatch(rectangle, tuple(responses)))
+    return Layout(
+        tokens=torch.cat(tokens).to(device),
+        positions=torch.cat(positions, -1).to(device),
+        batches=tuple(batches),
+        visual=(torch.cat(visual) if visual else torch.zeros(0, dtype=torch.int64)).to(device),
+        order=tuple(order),
+        source=torch.cat([s for s in source if s is not None]).to(device),
+    )

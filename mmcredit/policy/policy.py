@@ -1,0 +1,406 @@
+"""The policy: a model with its tokenizer and processor, and everything that is asked of them but sampling."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmcredit.data.media import MediaLimits, content_key, load_image
+from mmcredit.data.sample import Sample
+from mmcredit.policy import agreement, batching, scores
+from mmcredit.policy.batching import MicroBatch
+from mmcredit.policy.config import ModelConfig
+from mmcredit.policy.costs import Costs, ViewCost
+from mmcredit.policy.encode import PromptEncoder
+from mmcredit.policy.forward import Body, EmbeddedPrompt, LayoutName
+from mmcredit.policy.layout import Row
+from mmcredit.policy.load import load_model
+from mmcredit.policy.passes import CLEAN, Pass, View
+from mmcredit.policy.prompt import Prompt
+from mmcredit.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Scores = dict[View, dict[str, Tensor]]
+
+
+class Policy:
+    """A model that answers, and the only way to its scores.
+
+    `suppressed_ids` have probability 0 in every score, and an engine must never sample them. `reference` is a frozen
+    model for views with ``weights="reference"`` (a `Body`; with LoRA none is needed: the adapters are switched off).
+    `view_prompts` makes, by view name, the prompt that a view other than clean and blind shows. `costs` counts every
+    forward.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        processor: Any = None,
+        config: ModelConfig | None = None,
+        media_limits: MediaLimits | None = None,
+    ) -> None:
+        """Wrap a model that is in memory, adapters in place (`load` reads one from disk)."""
+        self.config = config or ModelConfig(path="in memory")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self.adapters = hasattr(model, "disable_adapter")
+        self.body = Body(self._inner(), self.config.vision_cache_mb * 2**20)
+        self.media_limits = media_limits or MediaLimits()
+        self.encoder = PromptEncoder(
+            tokenizer,
+            processor,
+            self.body.base,
+            self.config.chat_template,
+            self.config.pixel_cache_mb * 2**20,
+            lambda media: load_image(media, self.media_limits),
+            content_key,
+        )
+        # A media placeholder in a response has no media behind it.
+        self.suppressed_ids: tuple[int, ...] = tuple(sorted(set(self.body.kinds.values())))
+        self.eos_token_ids: tuple[int, ...] = self._eos()
+        self.reference: Body | None = None
+        self.view_prompts: dict[str, Callable[[View, Prompt], Prompt]] = {}
+        self.costs = Costs()
+        self._layout: LayoutName | None = None if self.config.layout == "shared" else "padded"
+
+    @classmethod
+    def load(cls, config: ModelConfig, seed: int = 0, media_limits: MediaLimits | None = None) -> Policy:
+        """The policy of a config's `model` part. `seed` initialises adapters. Raises ValueError as `load_model`."""
+        model, tokenizer, processor = load_model(config, seed)
+        return cls(model, tokenizer, processor, config, media_limits)
+
+    def _inner(self) -> Any:
+        model: Any = self.model
+        return model.get_base_model() if self.adapters else model
+
+    def _eos(self) -> tuple[int, ...]:
+        generation = getattr(self._inner(), "generation_config", None)
+        named = getattr(generation, "eos_token_id", None)
+        ids = set(named if isinstance(named, list | tuple) else [named]) | {self.tokenizer.eos_token_id}
+        return tuple(sorted(int(i) for i in ids if i is not None))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.body.device
+
+    @property
+    def tower(self) -> nn.Module | None:
+        """The vision tower, None for a text model."""
+        return None if self.body.vision is None else self.body.vision.tower
+
+    # Input ------------------------------------------------------------------------------------------------------------
+
+    def encode(self, sample: Sample, max_tokens: int | None = None) -> Prompt:
+        """The prompt of a sample, on the CPU. Raises ValueError naming the sample (see `PromptEncoder`)."""
+        return self.encoder(sample, max_tokens)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
+        """Input embeddings of prompts with vision features in place, for an engine's own prefill. No gradient."""
+        self._mode(training=False)
+        return self.body.embedded(prompts, "policy", self.costs.views.setdefault("rollout", ViewCost()))
+
+    # Scores -----------------------------------------------------------------------------------------------------------
+
+    def layout(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> LayoutName:
+        """The layout in use. On first use of `shared` it is compared with `padded` on a few of these responses; if they
+        differ, or the architecture refuses, `padded` is used from then on and a warning says why."""
+        if self._layout is None:
+            self._mode(training=False)
+            reason = self._compare_layouts(prompts, rollouts)
+            self._layout = "shared" if reason is None else "padded"
+            if reason is not None:
+                warnings.warn(
+                    f"model.layout=shared cannot be used with {type(self.body.model).__name__}: {reason}; using padded",
+                    stacklevel=2,
+                )
+        return self._layout
+
+    @torch.no_grad()
+    def _compare_layouts(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> str | None:
+        chosen = agreement.probe_rows(rollouts.group.tolist(), rollouts.valid.sum(1).tolist(), prompts)
+        rows = self._rows(prompts, rollouts, chosen)
+        wanted = {CLEAN: frozenset({"logprobs"})}
+        return agreement.difference(
+            self.body, rows, lambda states, tokens: self._read({CLEAN: states}, tokens, wanted, 1.0)[CLEAN]["logprobs"]
+        )
+
+    def micro_batches(
+        self, prompts: Sequence[Prompt], rollouts: Rollouts, *, budget: int, layout: LayoutName | None = None
+    ) -> list[MicroBatch]:
+        """Cut the responses into micro-batches of at most `budget` tokens, visual ones included (see `batching`)."""
+        self._check(prompts, rollouts)
+        layout = layout or self.layout(prompts, rollouts)
+        lengths = rollouts.valid.sum(1).tolist()
+        return batching.micro_batches(prompts, rollouts.group.tolist(), lengths, budget=budget, layout=layout)
+
+    @torch.no_grad()
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        rollouts: Rollouts,
+        passes: Sequence[Pass],
+        *,
+        temperature: float,
+        budget: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Scores:
+        """Run no-gradient passes over all responses. ``prompts[i]`` belongs to the responses with ``group == i``.
+
+        Returns [B,T] float32 per view and output (`head_input` [B,T,d]) on the device of the rollouts, 0 where a token
+        is not valid. All passes share micro-batches of `budget` tokens (default `model.score_tokens`); `progress` is
+        told the responses done. Raises ValueError for an unknown view or output.
+        """
+        device = rollouts.tokens.device
+        b, t = rollouts.tokens.shape
+        self._mode(training=False)
+        out: Scores = {}
+        wanted = self._wanted(passes)
+        for batch in self.micro_batches(prompts, rollouts, budget=budget or self.config.score_tokens):
+            found, places = self._run(prompts, rollouts, batch.rows, wanted, temperature)
+            flat = (torch.tensor(batch.rows)[places[0]] * t + places[1]).to(device)
+            for view, outputs in found.items():
+                for name, values in outputs.items():
+                    whole = out.setdefault(view, {}).get(name)
+                    if whole is None:
+                        whole = torch.zeros(b * t, *values.shape[1:], dtype=torch.float32, device=device)
+                        out[view][name] = whole
+                    whole.index_copy_(0, flat, values.to(device))
+            if progress is not None:
+                progress(len(batch.rows))
+        for view, names in wanted.items():
+            for name in names:
+                tail = (int(self.body.config.hidden_size),) if name == "head_input" else ()
+                outputs = out.setdefault(view, {})
+                whole = outputs.get(name)
+                outputs[name] = torch.zeros(b, t, *tail, device=device) if whole is None else whole.view(b, t, *tail)
+        return out
+
+    def forward(
+        self,
+        prompts: Sequence[Prompt],
+        rollouts: Rollouts,
+        rows: Sequence[int],
+        passes: Sequence[Pass],
+        *,
+        temperature: float,
+    ) -> Scores:
+        """Run passes with gradient over one micro-batch: the responses `rows`.
+
+        Returns [b,T] float32 per view and output, in the order of `rows`, 0 where a token is not valid, on the model's
+        device. Views of the reference carry no gradient. Raises ValueError for an unknown view or output.
+        """
+        self._check(prompts, rollouts)
+        self.layout(prompts, rollouts)
+        t = rollouts.tokens.shape[1]
+        self._mode(training=True)
+        found, places = self._run(prompts, rollouts, rows, self._wanted(passes), temperature)
+        flat = (places[0] * t + places[1]).to(self.device)
+        return {
+            view: {
+                name: values.new_zeros(len(rows) * t, *values.shape[1:])
+                .index_copy(0, flat, values)
+                .view(len(rows), t, *values.shape[1:])
+                for name, values in outputs.items()
+            }
+            for view, outputs in found.items()
+        }
+
+    def _wanted(self, passes: Sequence[Pass]) -> dict[View, frozenset[str]]:
+        wanted: dict[View, frozenset[str]] = {}
+        for item in passes:
+            for name in item.outputs:
+                if not scores.known_outputs(name):
+                    known = ", ".join(sorted(scores.PER_TOKEN | {"head_input", "kl_to:VIEW"}))
+                    raise ValueError(f"a pass asks for the unknown output {name!r}; known: {known}")
+            wanted[item.view] = wanted.get(item.view, frozenset()) | item.outputs
+        return wanted
+
+    def _check(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> None:
+        if len(rollouts) and not 0 <= int(rollouts.group.min()) <= int(rollouts.group.max()) < len(prompts):
+            raise ValueError(
+                f"group must index the prompts: got numbers {int(rollouts.group.min())}..{int(rollouts.group.max())} "
+                f"for {len(prompts)} prompts"
+            )
+        valid = rollouts.valid
+        assert not bool((valid[:, 1:] & ~valid[:, :-1]).any()), "valid must be a prefix of every row"
+        if self.suppressed_ids:
+            hidden = torch.tensor(self.suppressed_ids, device=rollouts.tokens.device)
+            bad = torch.isin(rollouts.tokens, hidden) & rollouts.mask
+            if bool(bad.any()):
+                row, column = (int(i) for i in bad.nonzero()[0])
+                raise ValueError(
+                    f"response {row} claims to have sampled token {int(rollouts.tokens[row, column])} at {column}, a "
+                    f"media placeholder; the rollout engine must suppress the ids {list(self.suppressed_ids)}"
+                )
+
+    def _rows(self, prompts: Sequence[Prompt], rollouts: Rollouts, rows: Sequence[int]) -> list[Row]:
+        groups, lengths = rollouts.group.tolist(), rollouts.valid.sum(1).tolist()
+        tokens = rollouts.tokens.cpu()
+        return [Row(prompts[groups[i]], tokens[i, : lengths[i]], groups[i]) for i in rows]
+
+    def _run(
+        self,
+        prompts: Sequence[Prompt],
+        rollouts: Rollouts,
+        rows: Sequence[int],
+        wanted: Mapping[View, frozenset[str]],
+        temperature: float,
+    ) -> tuple[Scores, tuple[Tensor, Tensor]]:
+        """Outputs [N] of the real tokens of `rows`, and where they stand: (index into rows, column), both [N]."""
+        lengths = [int(n) for n in rollouts.valid.sum(1)[torch.tensor(list(rows), device=rollouts.tokens.device)]]
+        inside = [i for i, n in enumerate(lengths) if n > 0]
+        if not inside:
+            raise ValueError(f"responses {list(rows)} have no tokens to score; leave them out (micro_batches does)")
+        batch = self._rows(prompts, rollouts, [rows[i] for i in inside])
+        row_of = torch.cat([torch.full((lengths[i],), i) for i in inside])
+        column = torch.cat([torch.arange(lengths[i]) for i in inside])
+        targets = [scores.kl_target(v, n) for v, names in wanted.items() for n in names if n.startswith("kl_to:")]
+        views = list(dict.fromkeys([*wanted, *targets]))
+        views.sort(key=lambda v: v.name != "clean")  # blind rows without media take over the clean states
+        hidden: dict[View, Tensor] = {}
+        for view in views:
+            clean = hidden.get(View(weights=view.weights))
+            hidden[view] = self._view(view, batch, clean)
+        target = torch.cat([r.tokens for r in batch]).to(self.device)
+        return self._read(hidden, target, wanted, temperature), (row_of, column)
+
+    def _view(self, view: View, rows: list[Row], clean: Tensor | None) -> Tensor:
+        """[N,d] of one view."""
+        assert self._layout is not None
+        blind = view.name == "blind"
+        if view.name not in ("clean", "blind"):
+            if view.name not in self.view_prompts:
+                known = ", ".join(sorted({"clean", "blind", *self.view_prompts}))
+                raise ValueError(f"a pass asks for the unknown view {view.name!r}; known: {known}")
+            made = {r.number: self.view_prompts[view.name](view, r.prompt) for r in rows}
+            rows = [Row(made[r.number], r.tokens, r.number) for r in rows]
+        chosen = [i for i, r in enumerate(rows) if bool(r.prompt.visual.any())] if blind and clean is not None else []
+        if blind and clean is not None and not chosen:
+            return clean
+        body, weights = self._weights(view)
+        with weights, torch.no_grad() if view.weights == "reference" else nullcontext():
+            states = body.hidden(
+                [rows[i] for i in chosen] if chosen else rows,
+                blind=blind,
+                layout=self._layout,
+                weights=view.weights,
+                cost=self.costs.of(view),
+                backward=4 if self.config.gradient_checkpointing else 3,
+            )
+        if not chosen or len(chosen) == len(rows):
+            return states
+        assert clean is not None
+        lengths = torch.tensor([r.tokens.shape[0] for r in rows])
+        picked = torch.zeros(len(rows), dtype=torch.bool)
+        picked[chosen] = True
+        places = picked.repeat_interleave(lengths).nonzero()[:, 0].to(states.device)
+        return clean.index_copy(0, places, states)
+
+    def _weights(self, view: View) -> tuple[Body, AbstractContextManager[Any]]:
+        if view.weights == "policy":
+            return self.body, nullcontext()
+        if self.reference is not None:
+            return self.reference, nullcontext()
+        if self.adapters:
+            model: Any = self.model
+            return self.body, model.disable_adapter()
+        raise ValueError(
+            "a pass asks for the reference model, but there is none: set Policy.reference (keep_reference()), or train "
+            "with model.lora, whose base weights are the reference"
+        )
+
+    def _read(
+        self, hidden: Mapping[View, Tensor], target: Tensor, wanted: Mapping[View, frozenset[str]], temperature: float
+    ) -> Scores:
+        if not temperature > 0:
+            raise ValueError(f"temperature of scores must be positive, got {temperature} (rollout.temperature)")
+        heads = {view: self._head(view) for view in hidden}
+        return scores.token_scores(
+            hidden,
+            heads,
+            target,
+            wanted,
+            vocabulary=self.body.vocabulary,
+            temperature=temperature,
+            suppressed=torch.tensor(self.suppressed_ids, dtype=torch.int64, device=target.device),
+        )
+
+    def _head(self, view: View) -> Callable[[Tensor], Tensor]:
+        if view.weights == "policy":
+            return self.body.head
+        if self.reference is not None:
+            return self.reference.head
+        head: Any = self.body.head
+        return getattr(head, "base_layer", head)  # without its adapter, if it has one
+
+    def _mode(self, training: bool) -> None:
+        """Train mode where it means something: checkpointing of activations, dropout of adapters. It lasts until the
+        next pass without gradient, since a checkpointed backward runs the layers once more."""
+        lora = self.config.lora
+        training = training and (self.config.gradient_checkpointing or (lora is not None and lora.dropout > 0))
+        if self.model.training != training:
+            self.model.train(training)
+
+    # Weights ----------------------------------------------------------------------------------------------------------
+
+    def keep_reference(self) -> None:
+        """Keep a frozen copy of the present weights as `reference`."""
+        model = copy.deepcopy(self._inner()).requires_grad_(False).eval()
+        self.reference = Body(model, self.config.vision_cache_mb * 2**20)
+        if self.body.vision is not None and self.body.vision.frozen:
+            self.reference.vision = self.body.vision  # the same tower: its features are remembered once
+
+    def weights_changed(self) -> None:
+        """To be called after every optimizer step and every loading of weights: drops features of a trained tower."""
+        if self.body.vision is not None:
+            self.body.vision.weights_changed()
+
+    def drop_caches(self) -> None:
+        """Forget every vision feature, those of a frozen tower too. A run does so at each checkpoint: features encoded
+        again in other company can differ in the last bit, and a resumed run has to encode them again."""
+        for body in (self.body, self.reference):
+            if body is not None and body.vision is not None:
+                body.vision.clear()
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter, for all that are trained."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained parameters, by name, detached (the others are those of `model.path`)."""
+        return {name: p.detach() for name, p in self.trainable_parameters().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave. Raises ValueError naming missing, unknown or misshapen parameters."""
+        own = self.trainable_parameters()
+        missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+        if missing or unknown:
+            raise ValueError(
+                f"the weights do not belong to this model: {len(missing)} parameters are missing (first: "
+                f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]})"
+            )
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(f"{name} has shape {list(parameter.shape)}, the weights {list(state[name].shape)}")
+            parameter.copy_(state[name])
+        self.weights_changed()
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights (safetensors; adapters only with LoRA) and processor as `from_pretrained` reads them."""
+        model: Any = self.model
+        model.save_pretrained(folder)
+        (self.processor or self.tokenizer).save_pretrained(folder)
