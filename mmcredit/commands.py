@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -155,7 +155,7 @@ def report(options: Namespace) -> int:
 
 
 @contextmanager
-def _bar(name: str, total: int | None = None) -> Iterator[object]:
+def _bar(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields `advance(count)`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

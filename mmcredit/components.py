@@ -133,7 +133,7 @@ def _scan(kind: str) -> None:
                 entry.load()
             except Exception as error:
                 raise RuntimeError(
-                    f"plug-in {entry.name!r} ({entry.value}) cannot be imported: {error!r}; fix or uninstall the package"
+                    f"plug-in {entry.name!r} ({entry.value}) cannot be imported: {error!r}; mend or uninstall it"
                 ) from error
 
 
@@ -187,6 +187,8 @@ def build(kind: str, spec: str | Mapping[str, Any] | Component) -> Component:
         if spec.kind != kind:
             raise ValueError(f"{spec.name!r} is a {spec.kind}, but a {kind} is wanted here")
         return spec
+    name: Any
+    fields: Any
     if isinstance(spec, str):
         name, fields = spec, {}
     elif isinstance(spec, Mapping) and len(spec) == 1:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mmcredit.components import build, build_all, explain, lookup, names, nearest
 from mmcredit.data.media import MediaLimits
 from mmcredit.policy.config import ModelConfig
+from mmcredit.rewards.pool import part_names
 from mmcredit.rollout.engine import Sampling
 
 Entry = str | dict[str, Any]
@@ -49,6 +50,14 @@ class RolloutBlock(Block):
     prompts: int = Field(16, ge=1, description="prompts per step")
     group: int = Field(8, ge=1, description="responses per prompt")
     sampling: Sampling = Field(default_factory=Sampling, description="temperature, limits, stops")
+
+
+class RewardWorkerBlock(Block):
+    """The processes that compute rewards."""
+
+    count: int = Field(1, ge=1, description="worker processes")
+    memory_limit_mb: int | None = Field(4096, ge=256, description="address space of a worker; none = no limit")
+    keep_env: list[str] = Field(default_factory=list, description="credential variables handed to workers (judges)")
 
 
 class ObjectiveBlock(Block):
@@ -125,8 +134,8 @@ class RunConfig(Block):
     data: DataBlock
     rollout: RolloutBlock = Field(default_factory=RolloutBlock)
     rewards: list[Entry] = Field(min_length=1)
-    max_reward_workers: int = Field(1, ge=1, description="worker processes for rewards")
-    credit: list[Entry] = Field(default_factory=lambda: ["grpo"])
+    reward_workers: RewardWorkerBlock = Field(default_factory=lambda: RewardWorkerBlock())
+    credit: list[Entry] = Field(["grpo"])
     objective: ObjectiveBlock = Field(default_factory=ObjectiveBlock)
     train: TrainBlock = Field(default_factory=TrainBlock)
     check: CheckBlock = Field(default_factory=CheckBlock)
@@ -142,11 +151,10 @@ class RunConfig(Block):
             build("source", self.data.evaluate)
         build("engine", self.rollout.engine)
         rewards = build_all("reward", self.rewards)
-        if self.evaluate.reward is not None and self.evaluate.reward not in [r.name for r in rewards]:
-            raise ValueError(
-                f"evaluate.reward {self.evaluate.reward!r}; {nearest(self.evaluate.reward, [r.name for r in rewards])}"
-            )
-        self._contract({r.name for r in rewards})
+        parts = part_names(rewards)  # type: ignore[arg-type]
+        if self.evaluate.reward is not None and self.evaluate.reward not in parts:
+            raise ValueError(f"evaluate.reward {self.evaluate.reward!r}; {nearest(self.evaluate.reward, parts)}")
+        self._contract(set(parts))
         if self.rollout.prompts % self.train.mini_batches:
             raise ValueError(
                 f"train.mini_batches {self.train.mini_batches} must divide rollout.prompts {self.rollout.prompts}: "
@@ -228,11 +236,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        entries = isinstance(old, dict) and isinstance(value, Mapping)
-        other_component = (
-            entries and len(old) == 1 and len(value) == 1 and set(old) != set(value) and key in _ENTRY_KEYS
-        )
-        result[key] = merge(old, value) if entries and not other_component else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            other_component = key in _ENTRY_KEYS and len(old) == 1 == len(value) and set(old) != set(value)
+            result[key] = value if other_component else merge(old, value)
+        else:
+            result[key] = value
     return result
 
 

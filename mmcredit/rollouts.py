@@ -194,12 +194,12 @@ class Credit:
                 else type(self.loss_mask).__name__
             )
             raise ValueError(f"loss_mask must have shape [B, T], got {shape}")
-        shape, device = tuple(self.loss_mask.shape), self.loss_mask.device
-        _check("loss_mask", self.loss_mask, shape, "bool", device)
-        _check("advantages", self.advantages, shape, "float", device)
+        size, device = tuple(self.loss_mask.shape), self.loss_mask.device
+        _check("loss_mask", self.loss_mask, size, "bool", device)
+        _check("advantages", self.advantages, size, "float", device)
         for name in ("clip_low", "clip_high"):
             if getattr(self, name) is not None:
-                _check(name, getattr(self, name), shape, "float", device)
+                _check(name, getattr(self, name), size, "float", device)
         object.__setattr__(self, "trace", tuple(self.trace))
         finite = torch.isfinite(self.advantages)
         if not bool(finite.all()):

@@ -140,7 +140,8 @@ def layouts(options: argparse.Namespace) -> None:
     print(
         f"tiny Qwen2.5-VL, hidden {options.hidden}, {options.layers} + {options.layers} layers, "
         f"{options.prompts} prompts, {options.response} response tokens, float32, "
-        f"tower {'frozen' if options.freeze else 'trained'}, {options.threads} threads, median of {options.repeats}; whole step = the same sampling + both jobs\n"
+        f"tower {'frozen' if options.freeze else 'trained'}, {options.threads} threads, "
+        f"median of {options.repeats}; whole step = the same sampling + both jobs\n"
     )
     print(
         "image:response | G | job | repeated s | padded s | shared s | repeated/shared | padded/shared | peak MiB r/p/s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.nn.functional import pad
+import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ def discounted_return(rewards: Tensor, discount: Tensor) -> Tensor:
     """
     total, factor, width = rewards, discount, 1
     while width < rewards.shape[1]:
-        total = total + factor * pad(total[:, width:], (0, width))
-        factor = factor * pad(factor[:, width:], (0, width))
+        total = total + factor * torch.nn.functional.pad(total[:, width:], (0, width))
+        factor = factor * torch.nn.functional.pad(factor[:, width:], (0, width))
         width *= 2
     return total

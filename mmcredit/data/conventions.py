@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from jinja2 import Template
+from typing import TYPE_CHECKING, Any
 
 from mmcredit.data import messages as chat
 from mmcredit.data.columns import Columns, Part, answer_text, is_empty, pick, plain
@@ -24,6 +22,9 @@ from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media, Sample
 from mmcredit.data.templates import render
 from mmcredit.data.values import Kind, to_media
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 PARTS: dict[Kind, Part] = {"image": "images", "video": "videos"}
 

@@ -45,5 +45,6 @@ class Sample:
         kinds = [p["type"] for p in parts if p["type"] in ("image", "video")]
         if kinds != [m.kind for m in self.media]:
             raise ValueError(
-                f"sample {self.id}: the messages mention {kinds or 'no media'}, but {[m.kind for m in self.media]} came with it"
+                f"sample {self.id}: the messages mention {kinds or 'no media'}, but "
+                f"{[m.kind for m in self.media]} came with it"
             )

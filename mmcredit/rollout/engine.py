@@ -56,7 +56,10 @@ class RolloutEngine(Protocol):
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[Response]:
-        """Responses in request order, members in seed order. The same seeds give the same responses."""
+        """Responses in request order, members in seed order. The same seeds give the same responses.
+
+        `progress` is told the number of responses that have finished since the last call.
+        """
         ...
 
     def sync(self) -> None:

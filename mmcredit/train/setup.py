@@ -78,7 +78,9 @@ def make_pool(config: RunConfig, run_dir: Path | None = None) -> RewardPool:
     assert all(isinstance(r, Reward) for r in rewards)
     return RewardPool(
         rewards,  # type: ignore[arg-type]
-        workers=config.max_reward_workers,
+        workers=config.reward_workers.count,
+        memory_limit_mb=config.reward_workers.memory_limit_mb,
+        keep_env=config.reward_workers.keep_env,
         seed=derive(config.run.seed, "rewards") % 2**32,
         max_error_share=config.check.max_reward_error_share,
         log=None if run_dir is None else run_dir / "rewards.log",
@@ -139,10 +141,10 @@ def furnish(config: RunConfig) -> Parts:
 
 def rng_state() -> dict[str, Any]:
     """State of the global generators, as plain data and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -115,10 +115,9 @@ class Updater:
         advance: Callable[[int], None] | None,
     ) -> tuple[dict[str, float], Tensor, Tensor]:
         if self.pipeline.updates_at_update:
-            current = self.policy.score(
-                prompts, rollouts, [Pass(CLEAN, frozenset({"logprobs", "entropy"}))], temperature=self.temperature
-            )[CLEAN]
-            credit = self.pipeline.at_update(credit, rollouts, current["logprobs"], current["entropy"])
+            wanted = [Pass(CLEAN, frozenset({"logprobs", "entropy"}))]
+            now = self.policy.score(prompts, rollouts, wanted, temperature=self.temperature)[CLEAN]
+            credit = self.pipeline.at_update(credit, rollouts, now["logprobs"], now["entropy"])
         weights = self.objective.weights(rollouts, credit)
         active = self._active(credit, weights)
         picked = rollouts.select(active)

@@ -1,0 +1,210 @@
+"""Finding the answer in a response: pure functions of text, all linear in its length."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Literal
+
+Extraction = Literal["tag", "boxed", "whole"]
+
+
+def extract(text: str, how: Extraction, tag: str = "answer") -> str | None:
+    """The answer part of `text`: the last tag pair, the last box, or all of it. None if there is no such part."""
+    if how == "tag":
+        return last_tag(text, tag)
+    if how == "boxed":
+        return last_boxed(text)
+    return text
+
+
+_BRACES = re.compile(r"\\f?box(?:ed)?\s*\{|\\.|[{}]", re.DOTALL)
+
+
+def boxes(text: str) -> list[str]:
+    r"""Contents of all complete ``\boxed{...}`` (and ``\fbox{...}``), in order of their opening.
+
+    Braces are matched; escaped ones (``\{``) do not count. A box cut off by the length limit is not complete.
+    """
+    opened: list[int | None] = []  # start of the content of an open box, None for any other open brace
+    found: list[tuple[int, int]] = []
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token == "{":
+            opened.append(None)
+        elif token == "}":
+            start = opened.pop() if opened else None
+            if start is not None:
+                found.append((start, match.start()))
+        elif token.endswith("{") and len(token) > 2:
+            opened.append(match.end())
+    return [text[start:end] for start, end in sorted(found)]
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the complete ``\boxed{...}`` that opens last (the inner one of two nested), stripped, or None."""
+    found = boxes(text)
+    return found[-1].strip() if found else None
+
+
+def last_tag(text: str, name: str = "answer") -> str | None:
+    """Content of the last complete ``<name>...</name>``, stripped, or None. Of nested openings the innermost counts."""
+    end = text.rfind(f"</{name}>")
+    start = text.rfind(f"<{name}>", 0, end) if end >= 0 else -1
+    return text[start + len(name) + 2 : end].strip() if start >= 0 else None
+
+
+_EDGE = " \t\n\r\"'`*_$“”‘’«»"
+_TRAILING = _EDGE + ".,;:!?…。，！？；："
+
+
+def normalise(text: str, ignore_case: bool = True) -> str:
+    """Text as it is compared: Unicode NFKC, case folded, runs of white space as one space, edges cleaned.
+
+    At the front quotes and markdown marks go, at the end also sentence punctuation. Nothing inside is touched: "3.5",
+    "-5" and "o'clock" stay what they are.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    if ignore_case:
+        text = text.casefold()
+    return " ".join(text.split()).lstrip(_EDGE).rstrip(_TRAILING)
+
+
+# --- option letters ---------------------------------------------------------------------------------------------------
+
+_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|fbox)\s*\{([^{}]*)\}")
+# What may follow "A" if it is the option and not the article: "the answer is A because", but "the answer is A dog".
+_AFTER_A = r"(?!\s+(?!(?:because|since|as|for|given|due|based|which|and|or|but|with|is|so|from|not)\b)[a-z])"
+
+
+def option_letter(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
+    """The option a text decides for, as an upper-case letter, or None if there is none or more than one.
+
+    In this order: the whole text is one option ("B", "(b)", "B. red", "**B**", ``\\text{B}``); the last statement
+    ("the answer is (B)", "Answer: B", "option B", "choose B") if it does not go on with "or C"; the only letter in
+    brackets ("(B)"); the only capital that stands alone. A text that names several options without deciding gives
+    None, so that listing all of them earns nothing.
+    """
+    for _ in range(3):  # \boxed{\text{B}} and the like, from the inside out
+        text, changed = _WRAPPER.subn(r" \1 ", text)
+        if not changed:
+            break
+    text = re.sub(r"[*`$_\"“”]", "", text).strip()
+    upper, either = letters.upper(), letters.upper() + letters.lower()
+    whole = re.fullmatch(rf"[(\[]?([{either}])[)\]]?[.,:]?", text)
+    if whole:
+        return whole.group(1).upper()
+    labelled = re.match(rf"(?:\(([{either}])\)|([{upper}])[.):])\s+(?=\S)", text)
+    if labelled and len(_lone_letters(text, upper)) == 1:
+        return (labelled.group(1) or labelled.group(2)).upper()
+    stated = list(
+        re.finditer(
+            r"\b(?i:answer|option|choice|choose|pick|select)\b\s*"
+            r"(?:(?i:is|was|should be|would be|must be|:|=|option|choice|the)\s*){0,4}"
+            rf"(?:[(\[]\s*([{either}])\s*[)\]]|([{upper}])(?![\w'-]){_AFTER_A})",
+            text,
+        )
+    )
+    if stated:
+        last = stated[-1]
+        letter = (last.group(1) or last.group(2)).upper()
+        rest = text[last.end() :]
+        hedge = re.match(rf"\s*(?:,|or|and|/|&)\s*(?:or\s+|and\s+)?[(\[]?([{upper}])(?![\w'])", rest)
+        return None if hedge and hedge.group(1) != letter else letter
+    bracketed = {m.upper() for m in re.findall(rf"[(\[]([{either}])[)\]]", text)}
+    if bracketed:
+        return bracketed.pop() if len(bracketed) == 1 else None
+    alone = _lone_letters(text, upper)
+    return alone.pop() if len(alone) == 1 else None
+
+
+def _lone_letters(text: str, upper: str) -> set[str]:
+    """Capitals that stand alone and are not the article "A" or the pronoun "I"."""
+    found = set(re.findall(rf"(?<![\w'-])([{upper}])(?![\w'-]){_AFTER_A}", text))
+    if "I" in found and re.search(r"(?<![\w'])I\s+[a-z]", text):
+        found.discard("I")
+    return found
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<![.\w])\.\d+)"
+_NUMBER = re.compile(
+    rf"""
+    (?<![A-Za-z\d_^])(?<!\d\.)(?<!\^\{{)(?<!\^-)                  # not the end of a word, a number or an exponent
+    (?P<sign>(?<![\w)\]}}])[-+])?                                 # "5-3" is no minus three, nor is "- 3"
+    (?:
+      (?P<whole>\d+\s*)?\\[dt]?frac\s*\{{\s*(?P<ltop>[-+]?{_DIGITS})\s*\}}\s*\{{\s*(?P<lbottom>[-+]?{_DIGITS})\s*\}}
+    | (?:(?P<mixed>\d+)\s+)?(?P<top>{_DIGITS})\s*/\s*(?P<bottom>{_DIGITS})(?!\s*/)
+    | 10\s*(?:\^|\*\*)\s*\{{?\s*(?P<ten>[-+]?\d+)\s*\}}?
+    | (?P<plain>{_DIGITS})
+      (?:[eE](?P<exponent>[-+]?\d+)(?!\w)
+        |\s*(?:×|\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*\{{?\s*(?P<power>[-+]?\d+)\s*\}}?)?
+    )
+    (?P<percent>\s*\\?%)?
+    """,
+    re.VERBOSE,
+)
+_LONGEST = 400  # digits and decimal exponent; beyond, exact arithmetic costs more than any answer is worth
+
+
+def numbers(text: str, percent: Literal["divide", "keep"] = "divide") -> list[Fraction]:
+    r"""Every number in a text, exactly, in order.
+
+    Read are signs, thousands commas (also LaTeX ``1{,}000`` and ``1\,000``), decimals, ``3/4``, ``2 1/2``,
+    ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}``, ``10^3`` and percents (``divide``: 50% is 1/2; ``keep``: 50%
+    is 50). A decimal comma is not: "1,5" is two numbers. Numbers of more than 400 digits and fractions over 0 are left
+    out.
+    """
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # NFKC makes "2½" into "21/2"
+    text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda run: "^" + unicodedata.normalize("NFKC", run.group()), text)
+    text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("⁄", "/").replace("{,}", ",")
+    text = re.sub(r"(?<=\d)\\[,!; ](?=\d{3})", "", text)
+    found = []
+    for match in _NUMBER.finditer(text):
+        value = _value(match)
+        if value is not None:
+            found.append(value / 100 if match["percent"] and percent == "divide" else value)
+    return found
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match.group()) > _LONGEST:
+        return None
+    exponent = int(match["exponent"] or match["power"] or match["ten"] or 0)
+    if abs(exponent) > _LONGEST:
+        return None
+    if match["plain"] or match["ten"]:
+        value = _plain(match["plain"] or "1") * Fraction(10) ** exponent
+    else:
+        bottom = _plain(match["lbottom"] or match["bottom"])
+        if bottom == 0:
+            return None
+        value = int(match["whole"] or match["mixed"] or 0) + _plain(match["ltop"] or match["top"]) / bottom
+    return -value if (match["sign"] or "").startswith("-") else value
+
+
+def _plain(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", ""))
+
+
+def last_number(text: str, percent: Literal["divide", "keep"] = "divide") -> Fraction | None:
+    """The last number of a text (see `numbers`), or None."""
+    found = numbers(text, percent)
+    return found[-1] if found else None
+
+
+def references(answer: str | None, more: object = None) -> list[str]:
+    """The accepted answers of an item: the reference and a list of alternatives from its meta.
+
+    Raises ValueError if the alternatives are not a list of strings or numbers.
+    """
+    alternatives: Iterable[object] = () if more is None else more if isinstance(more, list | tuple) else (object(),)
+    found = [] if answer is None else [answer]
+    for each in alternatives:
+        if not isinstance(each, str | int | float):
+            raise ValueError(f"accepted answers must be a list of strings or numbers, got {more!r}")
+        found.append(str(each))
+    return found

@@ -1,0 +1,96 @@
+"""Reward: overlap of the boxes in the response with the reference boxes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mmcredit.components import register
+from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.rewards.extract import Extraction, extract
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+_FOUR = re.compile(
+    rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)"
+)
+
+
+@register("reward", "iou")
+class IoU(Reward):
+    """Mean intersection over union of predicted and reference boxes, or 0/1 at a threshold.
+
+    Boxes are read from the answer (`extract`) in these forms: ``[x1, y1, x2, y2]``, ``(x1,y1),(x2,y2)``, with or
+    without ``<box>`` around, also as values of JSON such as ``[{"bbox_2d": [x1, y1, x2, y2], "label": "cat"}]``. A box
+    without area is no box. Coordinates are compared as they stand: the reference must be in the same system (pixels of
+    the resized image, or 0-1000) that the model was asked for.
+
+    Each predicted box is paired with at most one reference, best overlap first (ties: first in the text). The value is
+    the sum of the paired overlaps over max(number predicted, number of references), so missing and surplus boxes both
+    cost. With `threshold` the value is 1 if that mean reaches it, else 0. No box in the response is 0.
+
+    The reference stands in ``meta[boxes_key]`` (one box or a list of boxes) or, if that is absent, in the sample's
+    answer in the forms above. A reference without a box is an error; a sample without a reference is not applicable.
+    """
+
+    extract: Extraction = Field("tag", description="where the answer stands: tag, boxed or whole")
+    tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
+    coordinates: Literal["xyxy", "xywh"] = Field("xyxy", description="corners, or corner and size; on both sides")
+    threshold: float | None = Field(None, gt=0, le=1, description="overlap that earns 1; none = the overlap itself")
+    boxes_key: str = Field("boxes", description="key of meta with the reference boxes")
+
+    def __call__(self, items: Sequence[RewardItem]) -> list[float | None]:
+        return [self._value(item) for item in items]
+
+    def _value(self, item: RewardItem) -> float | None:
+        reference: Any = item.meta.get(self.boxes_key)
+        if reference is None and item.answer is None:
+            return None
+        text = item.answer if reference is None else json.dumps(reference)
+        right = self._boxes(text or "")
+        if not right:
+            raise ValueError(f"the reference {text!r} holds no box [x1, y1, x2, y2] with an area")
+        overlap = mean_overlap(self._boxes(extract(item.response, self.extract, self.tag) or ""), right)
+        return overlap if self.threshold is None else float(overlap >= self.threshold)
+
+    def _boxes(self, text: str) -> list[Box]:
+        found = []
+        for match in _FOUR.finditer(text):
+            a, b, c, d = (float(group) for group in match.groups() if group is not None)
+            box = (a, b, c, d) if self.coordinates == "xyxy" else (a, b, a + c, b + d)
+            if all(map(math.isfinite, box)) and area(box) > 0:
+                found.append(box)
+        return found
+
+
+def area(box: Box) -> float:
+    """Area of a box; 0 if its corners are the wrong way round."""
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes with an area, in [0, 1]."""
+    shared = area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+    return shared / (area(a) + area(b) - shared)
+
+
+def mean_overlap(predicted: Sequence[Box], right: Sequence[Box]) -> float:
+    """Sum of the overlaps of greedily paired boxes over the larger number of boxes; 0 if none is predicted."""
+    if not predicted or not right:
+        return 0.0
+    pairs = [(-overlap(p, r), i, j) for i, p in enumerate(predicted) for j, r in enumerate(right)]
+    used_predicted: set[int] = set()
+    used_right: set[int] = set()
+    total = 0.0
+    for negative, i, j in sorted(pairs):
+        if i not in used_predicted and j not in used_right:
+            used_predicted.add(i)
+            used_right.add(j)
+            total -= negative
+    return total / max(len(predicted), len(right))

@@ -1,0 +1,55 @@
+"""Reward: the answer is the reference number, exactly or within a tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+from pydantic import Field
+
+from mmcredit.components import register
+from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.rewards.extract import Extraction, extract, last_number, references
+
+
+@register("reward", "number")
+class Number(Reward):
+    r"""1 if the last number of the answer equals the reference number, else 0.
+
+    The text searched is the last ``<answer>`` tag pair, the last ``\boxed{}`` or the whole response (`extract`); of
+    several numbers in it the last counts ("3 + 4 = 7" says 7). Read are signs, thousands commas, decimals, ``3/4``,
+    ``2 1/2``, ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}`` and percents. A decimal comma is not read.
+
+    Equal means ``|x - y| <= max(abs_tol, rel_tol * |y|)`` with the reference y, in exact fractions: with both
+    tolerances 0 (the default) "0.5", "1/2" and "50%" are equal, "0.333" and "1/3" are not. ChartQA's relaxed accuracy
+    is `rel_tol: 0.05`.
+
+    The reference is the last number of the sample's answer ("so 42 apples #### 42" says 42); further right ones may
+    stand in ``meta[answers_key]``. A reference without a number is an error; a sample without a reference is not
+    applicable.
+    """
+
+    extract: Extraction = Field("tag", description="where the answer stands: tag, boxed or whole")
+    tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
+    abs_tol: float = Field(0.0, ge=0, allow_inf_nan=False, description="largest absolute difference that is right")
+    rel_tol: float = Field(0.0, ge=0, allow_inf_nan=False, description="the same, relative to the reference")
+    percent: Literal["divide", "keep"] = Field("divide", description="50% is 0.5 (divide) or 50 (keep), on both sides")
+    answers_key: str = Field("answers", description="key of meta with a list of further right answers")
+
+    def __call__(self, items: Sequence[RewardItem]) -> list[float | None]:
+        return [self._value(item) for item in items]
+
+    def _value(self, item: RewardItem) -> float | None:
+        right = references(item.answer, item.meta.get(self.answers_key))
+        if not right:
+            return None
+        targets = [last_number(text, self.percent) for text in right]
+        if None in targets:
+            raise ValueError(f"reference answer {right[targets.index(None)]!r} has no number in it")
+        found = extract(item.response, self.extract, self.tag)
+        value = None if found is None else last_number(found, self.percent)
+        return float(value is not None and any(self._equal(value, y) for y in targets if y is not None))
+
+    def _equal(self, value: Fraction, target: Fraction) -> bool:
+        return abs(value - target) <= max(Fraction(self.abs_tol), Fraction(self.rel_tol) * abs(target))

@@ -1,0 +1,144 @@
+"""Keys and values of a wave of responses: every prompt stored once, the responses' own tokens in place.
+
+Shapes: P prompts, N rows (responses still sampled), L prompt tokens (right padded), T own tokens, K key-value heads,
+D head width. A row's prompt is never copied: rows stand in prompt order, and `rows_to_slots` lays them out as P x S
+slots, so that one matrix product serves all rows of a prompt. With 1,000 visual tokens and 8 responses the prompt's
+share of memory and of memory traffic falls by 8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers.cache_utils import Cache
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SharedPromptCache(Cache):
+    """The cache that model bodies write to while `stage` says which tokens they read.
+
+    `stage` "prompt": a batch of prompts, right padded; the layer's keys and values are kept as they come. `stage`
+    "own": the next tokens of all rows; they are written in place behind the rows' earlier ones, and `update` returns
+    views of the filled part. The attention function reads the prompt part from here.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """`capacity`: own tokens a row may grow to. Memory is taken in doubling steps, not at once."""
+        super().__init__(layers=[])
+        self.capacity = capacity
+        self.stage: Literal["prompt", "own"] = "prompt"
+        self.filled = 0  # own tokens of every row (left padded where prefixes differ)
+        self.prompt_keys: list[Any] = []  # per layer: [P*K,L,D] (while prompts are read: a list of batches)
+        self.prompt_values: list[Any] = []
+        self.own_keys: list[Tensor | None] = []  # per layer: [N,K,allocated,D]
+        self.own_values: list[Tensor | None] = []
+        self.prompt_bias: Tensor | None = None  # [P*K,1,L] f32, -inf at padding; None if all prompts are equally long
+        self.own_bias: Tensor | None = None  # [N,1,1,capacity] f32, -inf at prefix padding; None if there is none
+        self.query_bias: Tensor | None = None  # [N,1,1,Q,T] f32, the mask of a forward over several own tokens
+        self.row_prompt = torch.zeros(0, dtype=torch.int64)  # [N] on the CPU, ascending
+        self.prompts = 0
+        self.slots = 0
+        self.slot_rows: Tensor | None = None  # [P*S] row in each slot (any row where empty); None: rows are slots
+        self.row_slots: Tensor | None = None  # [N] slot of each row
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.filled
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values ([B,K,Q,D]); what attention of this stage reads comes back."""
+        if self.stage == "prompt":
+            if layer_idx == len(self.prompt_keys):
+                self.prompt_keys.append([])
+                self.prompt_values.append([])
+                self.own_keys.append(None)
+                self.own_values.append(None)
+            self.prompt_keys[layer_idx].append(key_states)
+            self.prompt_values[layer_idx].append(value_states)
+            return key_states, value_states
+        end = self.filled + key_states.shape[2]
+        keys, values = self.own_keys[layer_idx], self.own_values[layer_idx]
+        if keys is None or values is None or keys.shape[2] < end:
+            keys = self.own_keys[layer_idx] = self._grown(keys, key_states, end)
+            values = self.own_values[layer_idx] = self._grown(values, value_states, end)
+        keys[:, :, self.filled : end] = key_states
+        values[:, :, self.filled : end] = value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def _grown(self, old: Tensor | None, new: Tensor, end: int) -> Tensor:
+        size = min(self.capacity, max(end, 64, 0 if old is None else 2 * old.shape[2]))
+        n, k, _, d = new.shape
+        grown = new.new_empty(n, k, size, d)
+        if old is not None:
+            grown[:, :, : self.filled] = old[:, :, : self.filled]
+        elif self.filled:  # cannot be: every forward of stage "own" visits every layer
+            raise AssertionError("own tokens were counted before a layer stored them")
+        return grown
+
+    def finish_prompts(self, lengths: list[int]) -> None:
+        """Join the prompt batches into one padded block per layer. `lengths`: of all prompts, in the order read."""
+        longest = max(lengths)
+        for store in (self.prompt_keys, self.prompt_values):
+            for layer, batches in enumerate(store):
+                padded = [torch.nn.functional.pad(b, (0, 0, 0, longest - b.shape[2])) for b in batches]
+                block = padded[0] if len(padded) == 1 else torch.cat(padded)
+                store[layer] = block.reshape(-1, longest, block.shape[-1])
+        self.prompts = len(lengths)
+        if min(lengths) < longest:
+            keys = self.prompt_keys[0]
+            heads = keys.shape[0] // self.prompts
+            columns = torch.arange(longest, device=keys.device)
+            padding = columns >= torch.tensor(lengths, device=keys.device)[:, None]
+            bias = torch.zeros(padding.shape, device=keys.device).masked_fill_(padding, -torch.inf)
+            self.prompt_bias = bias.repeat_interleave(heads, 0)[:, None]
+        self.stage = "own"
+
+    def set_rows(self, row_prompt: Tensor) -> None:
+        """Say which prompt each row reads (CPU [N] int64, ascending), and lay the rows out."""
+        self.row_prompt = row_prompt
+        counts = torch.bincount(row_prompt, minlength=self.prompts)
+        self.slots = int(counts.max())
+        if int(counts.min()) == self.slots:
+            self.slot_rows = self.row_slots = None
+            return
+        starts = counts.cumsum(0) - counts
+        within = torch.arange(len(row_prompt)) - starts[row_prompt]
+        row_slots = row_prompt * self.slots + within
+        slot_rows = torch.zeros(self.prompts * self.slots, dtype=torch.int64)
+        slot_rows[row_slots] = torch.arange(len(row_prompt))
+        device = self.prompt_keys[0].device
+        self.row_slots, self.slot_rows = row_slots.to(device), slot_rows.to(device)
+
+    def select_rows(self, keep: Tensor) -> None:
+        """Keep these rows only (CPU [N'] int64, ascending, repeats allowed).
+
+        Prompts that no row reads any more go once they are half of all: that copies the others.
+        """
+        index = keep.to(self.prompt_keys[0].device)
+        for store in (self.own_keys, self.own_values):
+            for layer, block in enumerate(store):
+                if block is not None:
+                    store[layer] = block.index_select(0, index)
+        if self.own_bias is not None:
+            self.own_bias = self.own_bias.index_select(0, index)
+        row_prompt = self.row_prompt[keep]
+        used, renumbered = torch.unique(row_prompt, return_inverse=True)
+        if 2 * len(used) <= self.prompts:
+            self._select_prompts(used)
+            row_prompt = renumbered
+        self.set_rows(row_prompt)
+
+    def _select_prompts(self, used: Tensor) -> None:
+        first = self.prompt_keys[0]
+        heads = first.shape[0] // self.prompts
+        index = (used[:, None] * heads + torch.arange(heads)).flatten().to(first.device)
+        for store in (self.prompt_keys, self.prompt_values):
+            for layer, block in enumerate(store):
+                store[layer] = block.index_select(0, index)
+        if self.prompt_bias is not None:
+            self.prompt_bias = self.prompt_bias.index_select(0, index)
+        self.prompts = len(used)

@@ -1,0 +1,119 @@
+"""The engine `hf`: a decode loop of our own over the model body of the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmcredit.rollout.attention import rollout_attention
+from mmcredit.rollout.decode import Finished, LogitsHook, Rows, decode
+from mmcredit.rollout.decoder import Decoder
+from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.rollout.prefill import prefill
+from mmcredit.rollout.sampling import Sampler, row_uniforms
+from mmcredit.rollout.stop import StopCondition, StopStrings
+from mmcredit.rollout.waves import Wave, plan_waves
+
+if TYPE_CHECKING:
+    from mmcredit.policy.policy import Policy
+    from mmcredit.rollout.engines.hf import HF
+
+
+class HFEngine:
+    """The engine `hf`; see `HF` for what it promises. Not for use from several threads at once."""
+
+    def __init__(self, policy: Policy, config: HF) -> None:
+        self.policy = policy
+        self.config = config
+        self.hook: LogitsHook | None = None  # called with (step, logits [N,V], rows) before every draw
+        self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)  # of the last call
+
+    @torch.no_grad()
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """Responses in request order, members in seed order.
+
+        `progress` is told how many responses have just finished. Raises ValueError for a request that does
+        not fit the model's positions and for a bad seed or stop string, RuntimeError for logits that are not finite.
+        """
+        order = [(i, member) for i, request in enumerate(requests) for member in range(len(request.seeds))]
+        if not order:
+            return []
+        decoder = Decoder(self.policy)
+        _check_lengths(requests, sampling, decoder)
+        end_ids = {*self.policy.eos_token_ids, *sampling.stop_token_ids}
+        sampler = Sampler(sampling, self.policy.suppressed_ids, end_ids, decoder.device)
+        strings = self._stop_strings(sampling.stop, decoder)
+        stop = StopCondition(end_ids, strings, sampling.min_new_tokens, decoder.vocabulary, decoder.device)
+        out: list[Response | None] = [None] * len(order)
+
+        def finish(done: list[Finished]) -> None:
+            for one in done:
+                i, member = order[one.response]
+                if any(map(math.isnan, one.logprobs)):
+                    raise RuntimeError(
+                        f"sample {requests[i].prompt.sample_id}: the model's logits are not finite; the weights or the "
+                        "prompt's features hold NaN or infinity"
+                    )
+                out[one.response] = Response(
+                    requests[i].tag, member, one.tokens, one.logprobs, "stop" if one.stopped else "length"
+                )
+
+        waves = plan_waves(requests, self.config.max_concurrent, self.config.max_cache_tokens, sampling.max_new_tokens)
+        with rollout_attention(decoder.body):
+            for wave in waves:
+                seeds = [requests[order[n][0]].seeds[order[n][1]] for _, n in wave.rows]
+                rows = _rows(wave, seeds, sampling.max_new_tokens, decoder.device)
+                ready = prefill(decoder, wave, sampling.max_new_tokens, self.config.prefill_tokens)
+                with torch.inference_mode():
+                    decode(decoder, ready, rows, sampler, stop, finish, progress, self.hook)
+        assert all(response is not None for response in out)
+        return [response for response in out if response is not None]
+
+    def _stop_strings(self, stop: tuple[str, ...], decoder: Decoder) -> StopStrings | None:
+        if stop != self._strings[0]:
+            made = StopStrings(stop, self.policy.tokenizer, decoder.vocabulary, decoder.device) if stop else None
+            self._strings = (stop, made)
+        return self._strings[1]
+
+    def sync(self) -> None:
+        """The engine reads the training model's weights; only features of a trained vision tower are dropped."""
+        self.policy.weights_changed()
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+
+def _rows(wave: Wave, seeds: Sequence[int], new_tokens: int, device: torch.device) -> Rows:
+    count = len(wave.rows)
+    return Rows(
+        responses=torch.tensor([n for _, n in wave.rows]),
+        prefixes=[wave.stems[stem][1] for stem, _ in wave.rows],
+        tokens=torch.zeros(new_tokens, count, dtype=torch.int64, device=device),
+        logprobs=torch.zeros(new_tokens, count, device=device),
+        uniforms=row_uniforms(seeds, new_tokens).to(device),
+    )
+
+
+def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Decoder) -> None:
+    for request in requests:
+        prompt, prefix = request.prompt, len(request.prefix)
+        if not len(prompt):
+            raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
+        last = prompt.next_position + prefix + sampling.max_new_tokens
+        if decoder.max_positions is not None and last > decoder.max_positions:
+            raise ValueError(
+                f"sample {prompt.sample_id}: prompt positions {prompt.next_position} + prefix {prefix} + "
+                f"max_new_tokens {sampling.max_new_tokens} = {last} exceed the model's {decoder.max_positions} "
+                "positions; lower max_new_tokens or the prompt limit"
+            )
+        total = len(prompt) + prefix + sampling.max_new_tokens
+        if decoder.window is not None and total > decoder.window:
+            raise ValueError(
+                f"sample {prompt.sample_id}: {total} tokens exceed the model's attention window of {decoder.window}, "
+                "which engine 'hf' does not support; lower max_new_tokens or the prompt limit"
+            )

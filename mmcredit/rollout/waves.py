@@ -1,0 +1,59 @@
+"""Cutting a list of requests into waves that fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from mmcredit.policy.prompt import Prompt
+from mmcredit.rollout.engine import Request
+
+
+@dataclass
+class Wave:
+    """Prompts, distinct beginnings of responses ("stems"), and rows, sampled together. All in ascending order."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+    stems: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # (prompt, prefix ids)
+    rows: list[tuple[int, int]] = field(default_factory=list)  # (stem, number of the response in the whole list)
+
+
+def plan_waves(requests: Sequence[Request], max_rows: int, max_tokens: int, new_tokens: int) -> Iterator[Wave]:
+    """Waves of at most `max_rows` responses whose cache holds at most `max_tokens` tokens.
+
+    A wave's cache holds its prompts once, padded to the longest, and prefix + `new_tokens` for every row. Longest
+    prompts go first, so that the largest wave is met at once and neighbours are of like length. Requests on the same
+    `Prompt` object share it. A wave of one row is always allowed.
+    """
+    prompts: dict[int, Prompt] = {}
+    rows: dict[int, list[tuple[tuple[int, ...], int]]] = {}  # per prompt: (prefix, response number)
+    number = 0
+    for request in requests:
+        key = id(request.prompt)
+        prompts[key] = request.prompt
+        prefix = tuple(int(i) for i in request.prefix)
+        for _ in request.seeds:
+            rows.setdefault(key, []).append((prefix, number))
+            number += 1
+
+    wave, width, own = Wave(), 0, new_tokens
+    for key in sorted(rows, key=lambda k: len(prompts[k]), reverse=True):
+        open_prompt, stems = False, dict[tuple[int, ...], int]()
+        for prefix, response in sorted(rows[key]):
+            longer = max(own, len(prefix) + new_tokens)
+            count = len(wave.prompts) + (not open_prompt)
+            total = count * max(width, len(prompts[key])) + (len(wave.rows) + 1) * longer
+            if wave.rows and (len(wave.rows) >= max_rows or total > max_tokens):
+                yield wave
+                wave, width, longer = Wave(), 0, len(prefix) + new_tokens
+                open_prompt, stems = False, {}
+            own = longer
+            if not open_prompt:
+                open_prompt, width = True, max(width, len(prompts[key]))
+                wave.prompts.append(prompts[key])
+            if prefix not in stems:
+                stems[prefix] = len(wave.stems)
+                wave.stems.append((len(wave.prompts) - 1, prefix))
+            wave.rows.append((stems[prefix], response))
+    if wave.rows:
+        yield wave
