@@ -36,6 +36,7 @@ HOMES: dict[str, str] = {
     "source": "mmcredit.data.sources",
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
+    "corruption": "mmcredit.corruptions.operators",
 }
 
 

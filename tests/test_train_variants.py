@@ -1,4 +1,4 @@
-"""The same loop with adapters, low precision, a text model, Qwen3-VL, and every credit method that needs no extra data."""
+"""The same loop with adapters, low precision, a text model, Qwen3-VL, and many credit methods."""
 
 import json
 
