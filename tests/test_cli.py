@@ -90,6 +90,13 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+def test_readme_lists_every_credit_method():
+    from mmcredit import components
+
+    table = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert set(components.names("credit")) - {"fixes_token", "fixes_sequence"} <= table
+
+
 def test_readme_commands_run(tmp_path):
     """Every `.venv/bin/mmcredit ...` line, in order, in one folder."""
     method = next(b for b in blocks("python") if b.startswith("# halve_long.py"))

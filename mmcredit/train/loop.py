@@ -78,6 +78,8 @@ class Trainer:
         self.costs = Costs()
         self.alarms = checks.Alarms(config.check)
         self.stream = PromptStream(self.parts.samples, self._encode, derive(config.run.seed, "order"), self._refused)
+        if left_out := getattr(self.parts.samples, "dropped", None):  # rows a source refused while reading
+            self.stream.dropped.update(left_out)
         self.step = 0  # the next step to run
         self.baseline: list[float] | None = None  # right/wrong per held-out question before training
         saved: dict[str, Any] = {}

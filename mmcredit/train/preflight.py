@@ -72,6 +72,8 @@ def look(
         folder = folder.parent
     found.disk_free_mb = shutil.disk_usage(folder).free / 2**20
     found.warnings = _warnings(config, found)
+    if left_out := getattr(samples, "dropped", None):
+        found.warnings.append(f"left out while reading the source: {left_out}")
     return found
 
 
