@@ -105,6 +105,7 @@ NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "
 def scene_lines(count: int, seed: int = 0) -> Iterator[str]:
     """Yield `count` lines about scenes of several objects, text labels and bar charts, and arithmetic."""
     rng = random.Random(seed)
+    number = rng.randrange
 
     def thing(plural: str = "") -> str:
         words = [rng.choice(SIZES), rng.choice(COLORS), rng.choice(SHAPES) + plural]
@@ -123,9 +124,7 @@ def scene_lines(count: int, seed: int = 0) -> Iterator[str]:
         lambda: f"<think>The image shows a {thing()} and a {thing()}.</think><answer>{rng.choice(COLORS)}</answer>",
         lambda: rng.choice(("user", "system", "assistant")),
         lambda: f"video image frame second step so then therefore count {thing()} object Calculate problem",
-        lambda: (
-            f"{rng.randrange(99)} + {rng.randrange(99)} - {rng.randrange(99)} * {rng.randrange(9)} = -{rng.randrange(99)}"
-        ),
+        lambda: f"{number(99)} + {number(99)} - {number(99)} * {number(9)} = -{number(99)}",
     )
     for _ in range(count):
         yield rng.choice(patterns)()
