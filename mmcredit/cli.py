@@ -56,6 +56,14 @@ def parser() -> ArgumentParser:
     _plugins(methods)
     methods.set_defaults(run=commands.methods)
 
+    corruptions = actions.add_parser(
+        "corruptions", help="contact sheet of image corruptions", description="Show IMAGE under every corruption."
+    )
+    corruptions.add_argument("image", metavar="IMAGE", type=Path, help="image file")
+    corruptions.add_argument("-o", "--output", type=Path, default=Path("sheet.png"), help="sheet (default sheet.png)")
+    corruptions.add_argument("--seed", type=int, default=0)
+    corruptions.set_defaults(run=commands.corruptions)
+
     report = actions.add_parser("report", help="write a run's report.html", description="Write RUN/report.html.")
     report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
     report.set_defaults(run=commands.report)

@@ -154,6 +154,14 @@ def report(options: Namespace) -> int:
     return 0
 
 
+def corruptions(options: Namespace) -> int:
+    """A contact sheet of all image corruptions."""
+    from mmcredit.corruptions import run_sheet
+
+    console.print(str(run_sheet(options.image, options.output, seed=options.seed)), highlight=False, soft_wrap=True)
+    return 0
+
+
 @contextmanager
 def _bar(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields `advance(count)`."""

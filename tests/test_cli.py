@@ -68,6 +68,16 @@ def test_train_resume_report_check_and_evaluate(tmp_path):
     assert len(answers.read_text().splitlines()) == 5
 
 
+def test_contact_sheet_of_corruptions(tmp_path):
+    from PIL import Image
+
+    Image.linear_gradient("L").convert("RGB").resize((96, 64)).save(tmp_path / "image.png")
+    result = mmcredit("corruptions", str(tmp_path / "image.png"), "-o", str(tmp_path / "sheet.png"))
+    assert result.returncode == 0, result.stderr
+    assert min(Image.open(tmp_path / "sheet.png").size) > 300
+    assert mmcredit("corruptions", str(tmp_path / "none.png")).returncode in (1, 2)
+
+
 def test_mistakes_end_in_one_line(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump(settings(tmp_path)))

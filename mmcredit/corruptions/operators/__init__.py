@@ -1,0 +1,1 @@
+"""The image corruptions, one family a file."""
