@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcredit import components, config
+from mmcredit.deferred import load_now
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -31,10 +32,10 @@ def train(options: Namespace) -> int:
     if options.dry_run:
         console.print(config.dump(run), highlight=False, markup=False, end="")
         return 0
+    _quiet_libraries()
     from mmcredit.train.loop import Trainer
     from mmcredit.train.progress import Progress
 
-    _quiet_libraries()
     with console.status("loading the model and the data"):
         trainer = Trainer(run, resume=options.resume, progress=Progress(console))
     names = " + ".join(method.name for method in trainer.parts.pipeline.methods)
@@ -69,9 +70,9 @@ def evaluate(options: Namespace) -> int:
         run.model = run.model.model_copy(update={"path": options.model})
     if run.data.evaluate is None:
         raise ValueError("data.evaluate is not set; name the source of the questions there")
+    _quiet_libraries()
     from mmcredit.evaluate.standalone import evaluate_model
 
-    _quiet_libraries()
     with _bar("held-out questions") as advance:
         found, rows = evaluate_model(run, advance)
     console.print(f"accuracy {found.accuracy}", highlight=False)
@@ -90,11 +91,11 @@ def check(options: Namespace) -> int:
     run = _load(options)
     if options.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {options.samples}")
+    _quiet_libraries()
     from mmcredit.policy.policy import Policy
     from mmcredit.train.preflight import look
     from mmcredit.train.setup import load_samples
 
-    _quiet_libraries()
     with console.status("loading the model and the data"):
         policy = Policy.load(run.model, media_limits=run.data.media)
         samples = load_samples(run, run.data.train)
@@ -174,7 +175,8 @@ def _bar(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]
 
 
 def _quiet_libraries() -> None:
-    """Progress bars and advice of libraries would break ours."""
+    """Load torch, then transformers without its progress bars and advice, which would break ours."""
+    load_now()
     import transformers
 
     transformers.logging.set_verbosity_error()

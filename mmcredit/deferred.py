@@ -32,6 +32,13 @@ def defer(*names: str) -> None:
             sys.modules[name] = _Deferred(name)
 
 
+def load_now() -> None:
+    """Load what was put off. To be called before libraries that look torch up in `sys.modules` (transformers does)."""
+    for module in list(sys.modules.values()):
+        if isinstance(module, _Deferred):
+            module.__getattr__("__file__")
+
+
 def loaded(name: str) -> bool:
     """Whether the real module is in memory."""
     return name in sys.modules and not isinstance(sys.modules[name], _Deferred)

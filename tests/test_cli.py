@@ -34,7 +34,7 @@ def test_methods_lists_and_prints_a_page():
     assert page.returncode == 0
     for part in ("A_{i,t} = (R_i - mean_g R)", "arXiv 2402.03300", "ddof = 1"):
         assert part in page.stdout
-    wrong = mmcredit("methods", "gppo")
+    wrong = mmcredit("methods", "grpoo")
     assert wrong.returncode == 2
     assert "did you mean 'grpo'?" in wrong.stderr
 
