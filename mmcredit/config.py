@@ -49,6 +49,7 @@ class RolloutBlock(Block):
     engine: Entry = Field("hf", description="rollout engine")
     prompts: int = Field(16, ge=1, description="prompts per step")
     group: int = Field(8, ge=1, description="responses per prompt")
+    strategies: list[Entry] = Field(default_factory=list, description="layers around sampling, outermost first")
     sampling: Sampling = Field(default_factory=Sampling, description="temperature, limits, stops")
 
 
@@ -174,16 +175,32 @@ class RunConfig(Block):
                 f"objective.ratio is {objective.ratio.name!r}, but a credit method fixes it to {pipeline.ratio!r}; "
                 "leave objective.ratio out"
             )
+        strategies = build_all("strategy", self.rollout.strategies)
         needs = pipeline.needs() | objective.needs()
-        for signal in (*needs.signals, *self.log.signals):
-            if signal not in names("signal"):
+        given: set[str] = set()
+        for place, strategy in enumerate(strategies, 1):
+            needs = needs | strategy.needs()
+            given.update(strategy.gives)  # type: ignore[attr-defined]
+            if strategy.replaces_sampling and place < len(strategies):  # type: ignore[attr-defined]
                 raise ValueError(
-                    f"signal {signal!r} is needed, but nothing computes it; {nearest(signal, names('signal'))}"
+                    f"rollout.strategies: {strategy.name!r} does the sampling itself and must stand last; "
+                    f"{strategies[place].name!r} after it would never run"
                 )
+        for signal in (*needs.signals, *self.log.signals):
+            if signal in given or signal in names("signal"):
+                continue
+            makers = [name for name in names("strategy") if signal in lookup("strategy", name).gives]  # type: ignore[attr-defined]
+            if makers:
+                raise ValueError(
+                    f"signal {signal!r} is needed; add {makers[0]!r} to rollout.strategies, which gives it"
+                )
+            raise ValueError(
+                f"signal {signal!r} is needed, but nothing computes it; {nearest(signal, names('signal'))}"
+            )
         for part in needs.reward_parts:
             if part not in reward_names:
                 raise ValueError(f"a credit method reads reward part {part!r}; this run has {sorted(reward_names)}")
-        if needs.segments and not getattr(lookup("engine", _name(self.rollout.engine)), "gives_segments", False):
+        if needs.segments and "segments" not in given:
             raise ValueError("a credit method reads segments, but no rollout strategy of this run produces them")
 
     def build_objective(self) -> Any:

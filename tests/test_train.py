@@ -187,7 +187,7 @@ def gradients(trainer, batch, layout, budget, rows):
 
 def test_nothing_depends_on_layout_order_or_micro_batch(tmp_path):
     trainer = Trainer(parse(tmp_path, rollout__prompts=3, objective__regularizers=[{"entropy": {"coef": 0.1}}]))
-    batch = trainer._sample(0)
+    batch = trainer.stage.run(0)
     order = torch.arange(len(batch.rollouts))
     advantages, numbers, expected = gradients(trainer, batch, "shared", 16384, order)
     shuffled = torch.randperm(len(order), generator=torch.Generator().manual_seed(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,15 +41,18 @@ class ScorePlan:
         return {name: signal.read(results) for name, signal in self.signals.items()}
 
 
-def plan_scores(needs: Needs, on_policy: bool, check_mismatch: bool = False) -> ScorePlan:
+def plan_scores(needs: Needs, on_policy: bool, check_mismatch: bool = False, given: Collection[str] = ()) -> ScorePlan:
     """The passes a rollout batch needs before its update.
 
     When the update is on-policy (one mini-batch, one epoch) the old log-probs equal the first current ones: that
     pass is left out unless a component reads old log-probs, a signal already pays for the clean pass, or the
-    mismatch between sampler and trainer is to be measured. Raises ValueError for a signal that nothing can compute.
+    mismatch between sampler and trainer is to be measured. Signals in `given` come with the batch already. Raises
+    ValueError for a signal that nothing can compute.
     """
     signals: dict[str, Signal] = {}
     for name in needs.signals:
+        if name in given:
+            continue
         signal = build("signal", name)
         assert isinstance(signal, Signal)
         signals[name] = signal

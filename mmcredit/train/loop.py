@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcredit.config import RunConfig, dump
-from mmcredit.evaluate.accuracy import Evaluation, evaluate, reward_item
+from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.intervals import Interval, paired_gain
 from mmcredit.evaluate.standalone import evaluation_sampling
 from mmcredit.policy.passes import BLIND, CLEAN, Pass
 from mmcredit.report.records import Records
-from mmcredit.rollout.collate import collate
-from mmcredit.rollout.engine import Request
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
 from mmcredit.train import checks
@@ -27,6 +25,7 @@ from mmcredit.train.metrics import batch_metrics, credit_metrics
 from mmcredit.train.progress import Progress
 from mmcredit.train.prompts import PromptStream
 from mmcredit.train.sample_table import sample_rows
+from mmcredit.train.sampling import SamplingStage
 from mmcredit.train.setup import Parts, furnish, rng_state, set_rng_state, versions
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
+    from mmcredit.rollout.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,6 @@ class Outcome:
     after: Evaluation | None
     gain: Interval | None  # paired, over the same questions
     seconds: float  # of training proper: rollout, rewards, scores, credit, update
-
-
-@dataclass
-class Batch:
-    """What the stages of one step hand on."""
-
-    samples: list[Sample]
-    prompts: list[Prompt]
-    rollouts: Rollouts
-    texts: list[str]
 
 
 class Trainer:
@@ -80,6 +70,7 @@ class Trainer:
         self.stream = PromptStream(self.parts.samples, self._encode, derive(config.run.seed, "order"), self._refused)
         if left_out := getattr(self.parts.samples, "dropped", None):  # rows a source refused while reading
             self.stream.dropped.update(left_out)
+        self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
         self.step = 0  # the next step to run
         self.baseline: list[float] | None = None  # right/wrong per held-out question before training
         saved: dict[str, Any] = {}
@@ -143,10 +134,11 @@ class Trainer:
         config, parts, costs = self.config, self.parts, self.costs
         costs.new_step()
         began = time.perf_counter()
-        batch = self._sample(step)
+        batch = self.stage.run(step)
         with costs.stage("score"):
             self.progress.stage("score")
             rollouts, scores = self._score(batch, step)
+            self.stage.observe(rollouts)
         with costs.stage("credit"):
             self.progress.stage("credit")
             credit = parts.pipeline(rollouts, step, config.run.steps)
@@ -172,38 +164,6 @@ class Trainer:
             self.records.samples.write(step, rows)
         if step % 10 == 0:
             self.records.write_cost(costs.as_dict(parts.policy.costs.read()))
-
-    def _sample(self, step: int) -> Batch:
-        """Prompts, responses and rewards of one step."""
-        config, parts, costs = self.config, self.parts, self.costs
-        with costs.stage("prompts"):
-            self.progress.stage("prompts")
-            pairs = self.stream.take(config.rollout.prompts)
-            samples, prompts = [s for s, _ in pairs], [p for _, p in pairs]
-        with costs.stage("rollout"):
-            group = config.rollout.group
-            self.progress.stage("rollout", len(prompts) * group)
-            parts.engine.sync()
-            requests = [
-                Request(p, [derive(config.run.seed, "sample", step, i, member) for member in range(group)], tag=i)
-                for i, p in enumerate(prompts)
-            ]
-            responses = parts.engine.generate(requests, config.rollout.sampling, self.progress.advance)
-            rollouts = collate(prompts, requests, responses, parts.policy.tokenizer.pad_token_id, samples)
-        costs.add("rollout", tokens=int(rollouts.mask.sum()), responses=len(rollouts))
-        with costs.stage("rewards"):
-            self.progress.stage("rewards")
-            texts = [self._decode(r.tokens) for r in responses]
-            items = [reward_item(samples[r.tag], t, r) for r, t in zip(responses, texts, strict=True)]
-            result = parts.pool.score(items)
-            for message in result.first_errors:
-                self._event(f"reward: {message}", "alarm", "warning")
-            rollouts = rollouts.replace(
-                rewards=torch.tensor(result.total, dtype=torch.float32),
-                reward_parts={k: torch.tensor(v, dtype=torch.float32) for k, v in result.parts.items()},
-            )
-        self.reward_counts = {f"reward/{name}": float(count) for name, count in result.counts.items()}
-        return Batch(samples, prompts, rollouts.to(parts.policy.device), texts)
 
     def _score(self, batch: Batch, step: int) -> tuple[Rollouts, Tensor | None]:
         """The passes before the update; at the first step, the checks."""
@@ -256,7 +216,7 @@ class Trainer:
         metrics["cost/tokens_per_second"] = float(rollouts.mask.sum()) / seconds
         metrics["data/epochs"] = self.stream.order.epochs
         metrics["data/dropped"] = float(self.stream.dropped.total)
-        return metrics | self.reward_counts
+        return metrics | self.stage.reward_counts | self.stage.notes
 
     def _watch(self, step: int, metrics: dict[str, float]) -> None:
         for message in self.alarms.look(metrics):
@@ -343,6 +303,7 @@ class Trainer:
                 "rng": rng_state(),
             },
             "credit": parts.pipeline.state_dict(),
+            "strategies": self.stage.state_dict(),
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -350,6 +311,7 @@ class Trainer:
         parts.policy.load_state_dict(saved["weights"])
         parts.trainer.load_state_dict(saved["optimizer"])
         parts.pipeline.load_state_dict(saved["credit"])
+        self.stage.load_state_dict(saved["strategies"])
         run = saved["run"]
         self.stream.load_state_dict(run["data"])
         self.alarms.load_state_dict(run["alarms"])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine
+    from mmcredit.rollout.strategies.base import Strategy
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Parts:
     first_plan: ScorePlan  # of the first step: the checks want the clean log-probs
     samples: Sequence[Sample]
     held_out: Sequence[Sample]
+    strategies: list[Strategy]  # around plain sampling, outermost first
 
 
 def seed_everything(seed: int) -> None:
@@ -116,11 +118,15 @@ def furnish(config: RunConfig) -> Parts:
         temperature=temperature,
         seed=config.run.seed,
     )
+    strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
     needs = pipeline.needs() | objective.needs()
+    for strategy in strategies:
+        needs = needs | strategy.needs()
     needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
     checks = config.check.parity or config.check.image_probe
-    plan = plan_scores(needs, updater.on_policy)
-    first_plan = plan_scores(needs, updater.on_policy, check_mismatch=checks)
+    given = frozenset(name for strategy in strategies for name in strategy.gives)
+    plan = plan_scores(needs, updater.on_policy, given=given)
+    first_plan = plan_scores(needs, updater.on_policy, check_mismatch=checks, given=given)
     views = {*plan.views, *(p.view for p in updater.passes)}
     if config.model.lora is None and any(view.weights == "reference" for view in views):
         policy.keep_reference()  # the weights as loaded; with LoRA they are there with the adapter off
@@ -136,6 +142,7 @@ def furnish(config: RunConfig) -> Parts:
         first_plan=first_plan,
         samples=samples,
         held_out=held_out,
+        strategies=strategies,
     )
 
 

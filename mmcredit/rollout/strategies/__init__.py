@@ -1,0 +1,1 @@
+"""Sampling strategies: what happens around plain sampling. One file per strategy."""

@@ -1,0 +1,108 @@
+"""What a sampling strategy is: a layer around plain sampling that may change what is asked and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from mmcredit.components import Component
+
+if TYPE_CHECKING:
+    from mmcredit.data.sample import Sample
+    from mmcredit.policy.policy import Policy
+    from mmcredit.policy.prompt import Prompt
+    from mmcredit.rewards.base import RewardItem
+    from mmcredit.rollout.batch import Ask, Batch
+    from mmcredit.rollout.engine import Request, Response, RolloutEngine, Sampling
+    from mmcredit.rollouts import Rollouts
+
+
+class Stage(Protocol):
+    """What the rollout stage of a step offers its strategies. Everything asked through it is counted as cost."""
+
+    step: int  # of the run, from 0
+    total_steps: int
+    group: int  # responses per prompt the run asks for
+    seed: int  # of the run
+    policy: Policy
+    engine: RolloutEngine
+    sampling: Sampling
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        ...
+
+    def take(self, count: int) -> list[tuple[Sample, Prompt]]:
+        """The next `count` usable prompts of the run's order."""
+        ...
+
+    def encode(self, sample: Sample) -> Prompt:
+        """The prompt of a sample. Raises ValueError if it cannot be used."""
+        ...
+
+    def asks(self, pairs: Sequence[tuple[Sample, Prompt]], group: int | None = None) -> list[Ask]:
+        """An ask per prompt with `group` fresh seeds each (default: the run's)."""
+        ...
+
+    def seeds(self, *purpose: int | str, count: int) -> tuple[int, ...]:
+        """Seeds derived from the run's seed, the step and `purpose`."""
+        ...
+
+    def sample(self, asks: Sequence[Ask], sampling: Sampling | None = None) -> Batch:
+        """Responses to `asks`, in order, with rewards of the whole response (prefix included), on the policy's device.
+
+        Asks of one prompt (the same object) are one group. Rows whose sampler saw another prompt (`Ask.shown`) carry
+        NaN as `sampler_logprobs`: they are the log-probs of another input.
+        """
+        ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Response]:
+        """Bare responses without rewards, for probes."""
+        ...
+
+    def score(self, items: Sequence[RewardItem]) -> list[float]:
+        """Total rewards of texts, for probes and replay."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of ids, special tokens skipped."""
+        ...
+
+    def note(self, name: str, value: float) -> None:
+        """Log `value` as rollout/<name>; a second note of the name in one step is added to the first."""
+        ...
+
+    def event(self, message: str) -> None:
+        """Write a line into the run's log of events."""
+        ...
+
+
+Rest = Callable[[Sequence["Ask"]], "Batch"]
+
+
+class Strategy(Component):
+    """A layer around sampling. The first of the config's list is the outermost, plain sampling the innermost.
+
+    `__call__(asks, rest, stage)` gets what is asked and `rest`, which samples and rewards asks through the layers
+    inside. It may ask more (dynamic sampling), ask differently (noised images), choose from what comes back (D3S), or
+    attach signals that cost extra rollouts (prefix continuations). It runs before any score pass, so what it leaves
+    out costs none.
+    """
+
+    gives: ClassVar[tuple[str, ...]] = ()  # signals it attaches; "segments" for Rollouts.segments
+    replaces_sampling: ClassVar[bool] = False  # never calls `rest`: must stand last
+
+    def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
+        """The batch of this layer."""
+        raise TypeError(f"{type(self).__name__} does not implement __call__(asks, rest, stage)")
+
+    def observe(self, rollouts: Rollouts, stage: Stage) -> None:
+        """Told the scored batch (with the signals of `needs()`), before the update."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memory across steps: JSON values and tensors, by name. The checkpoint carries it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""

@@ -1,0 +1,184 @@
+"""The rollout stage of a step: prompts, responses and rewards, through the run's strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmcredit.evaluate.accuracy import reward_item
+from mmcredit.rollout.batch import Ask, Batch
+from mmcredit.rollout.collate import collate
+from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.seeds import derive
+
+if TYPE_CHECKING:
+    from mmcredit.config import RunConfig
+    from mmcredit.data.sample import Sample
+    from mmcredit.policy.prompt import Prompt
+    from mmcredit.rewards.base import RewardItem
+    from mmcredit.rollout.strategies.base import Strategy
+    from mmcredit.rollouts import Rollouts
+    from mmcredit.train.costs import Costs
+    from mmcredit.train.progress import Progress
+    from mmcredit.train.prompts import PromptStream
+    from mmcredit.train.setup import Parts
+
+
+class SamplingStage:
+    """`Stage` for the strategies of a run; `run(step)` gives the batch of a step."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Parts,
+        stream: PromptStream,
+        costs: Costs,
+        progress: Progress,
+        event: Callable[..., None],
+    ) -> None:
+        self.config, self.parts, self.stream = config, parts, stream
+        self.costs, self.bar, self._event = costs, progress, event
+        self.policy, self.engine = parts.policy, parts.engine
+        self.strategies: list[Strategy] = parts.strategies
+        self.sampling = config.rollout.sampling
+        self.group, self.seed, self.total_steps = config.rollout.group, config.run.seed, config.run.steps
+        self.step = 0
+        self.notes: dict[str, float] = {}
+        self.reward_counts: dict[str, float] = {}
+        self._asked = 0  # prompts asked in this step: enters the seeds, so that no two asks share one
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return self.step / self.total_steps
+
+    def run(self, step: int) -> Batch:
+        """Prompts, responses and rewards of one step. Raises RuntimeError if the strategies leave no response."""
+        self.step, self.notes, self.reward_counts, self._asked = step, {}, {}, 0
+        asks = self.asks(self.take(self.config.rollout.prompts))
+        self.engine.sync()
+        batch = self._layer(0)(asks)
+        if not len(batch):
+            names = ", ".join(s.name for s in self.strategies)
+            raise RuntimeError(f"step {step}: the sampling strategies ({names}) left no response to train on")
+        return batch
+
+    def observe(self, rollouts: Rollouts) -> None:
+        """Show the scored batch to the strategies."""
+        for strategy in self.strategies:
+            strategy.observe(rollouts, self)
+
+    def _layer(self, depth: int) -> Callable[[Sequence[Ask]], Batch]:
+        if depth == len(self.strategies):
+            return self.sample
+        return partial(self._call, depth)
+
+    def _call(self, depth: int, asks: Sequence[Ask]) -> Batch:
+        return self.strategies[depth](asks, self._layer(depth + 1), self)
+
+    # -- what strategies may ask for ----------------------------------------------------------------------------
+
+    def take(self, count: int) -> list[tuple[Sample, Prompt]]:
+        """The next `count` usable prompts of the run's order."""
+        with self.costs.stage("prompts"):
+            self.bar.stage("prompts")
+            return self.stream.take(count)
+
+    def encode(self, sample: Sample) -> Prompt:
+        """The prompt of a sample. Raises ValueError if it cannot be used."""
+        return self.stream.encode(sample)
+
+    def asks(self, pairs: Sequence[tuple[Sample, Prompt]], group: int | None = None) -> list[Ask]:
+        """An ask per prompt with `group` fresh seeds each (default: the run's)."""
+        found = []
+        for sample, prompt in pairs:
+            seeds = tuple(
+                derive(self.seed, "sample", self.step, self._asked, member) for member in range(group or self.group)
+            )
+            self._asked += 1
+            found.append(Ask(sample, prompt, seeds))
+        return found
+
+    def seeds(self, *purpose: int | str, count: int) -> tuple[int, ...]:
+        """Seeds derived from the run's seed, the step and `purpose`."""
+        return tuple(derive(self.seed, "strategy", self.step, *purpose, member) for member in range(count))
+
+    def sample(self, asks: Sequence[Ask], sampling: Sampling | None = None) -> Batch:
+        """Responses to `asks`, in order, with rewards of the whole response, on the policy's device."""
+        place: dict[int, int] = {}
+        prompts: list[Prompt] = []
+        samples: list[Sample] = []
+        for ask in asks:
+            if id(ask.prompt) not in place:
+                place[id(ask.prompt)] = len(prompts)
+                prompts.append(ask.prompt)
+                samples.append(ask.sample)
+        shown = [Request(ask.shown or ask.prompt, ask.seeds, ask.prefix, tag=i) for i, ask in enumerate(asks)]
+        responses = self.generate(shown, sampling)
+        requests = [Request(ask.prompt, ask.seeds, ask.prefix, tag=i) for i, ask in enumerate(asks)]
+        rollouts = collate(prompts, requests, responses, self.policy.tokenizer.pad_token_id, samples)
+        foreign = torch.tensor([asks[r.tag].shown is not None for r in responses], dtype=torch.bool)
+        if rollouts.sampler_logprobs is not None and bool(foreign.any()):
+            unknown = foreign[:, None] & rollouts.mask
+            rollouts = rollouts.replace(sampler_logprobs=rollouts.sampler_logprobs.masked_fill(unknown, torch.nan))
+        texts = [self.decode([*asks[r.tag].prefix, *r.tokens]) for r in responses]
+        items = [reward_item(asks[r.tag].sample, t, r) for r, t in zip(responses, texts, strict=True)]
+        total, parts = self._rewards(items)
+        rollouts = rollouts.replace(
+            rewards=torch.tensor(total, dtype=torch.float32),
+            reward_parts={k: torch.tensor(v, dtype=torch.float32) for k, v in parts.items()},
+        )
+        return Batch(samples, prompts, rollouts.to(self.policy.device), texts)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Response]:
+        """Bare responses without rewards, for probes."""
+        with self.costs.stage("rollout"):
+            self.bar.stage("rollout", sum(len(r.seeds) for r in requests))
+            responses = self.engine.generate(requests, sampling or self.sampling, self.bar.advance)
+        self.costs.add("rollout", tokens=sum(len(r.tokens) for r in responses), responses=len(responses))
+        return responses
+
+    def score(self, items: Sequence[RewardItem]) -> list[float]:
+        """Total rewards of texts, for probes and replay."""
+        return self._rewards(items)[0]
+
+    def _rewards(self, items: Sequence[RewardItem]) -> tuple[list[float], Mapping[str, list[float]]]:
+        with self.costs.stage("rewards"):
+            self.bar.stage("rewards")
+            result = self.parts.pool.score(items)
+        for message in result.first_errors:
+            self._event(f"reward: {message}", "alarm", "warning")
+        for name, count in result.counts.items():
+            key = f"reward/{name}"
+            self.reward_counts[key] = self.reward_counts.get(key, 0.0) + float(count)
+        return result.total, result.parts
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of ids, special tokens skipped."""
+        return self.policy.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def note(self, name: str, value: float) -> None:
+        """Log `value` as rollout/<name>; a second note of the name in one step is added to the first."""
+        key = f"rollout/{name}"
+        self.notes[key] = self.notes.get(key, 0.0) + float(value)
+
+    def event(self, message: str) -> None:
+        """Write a line into the run's log of events."""
+        self._event(message)
+
+    # -- memory -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memory of all strategies, by position and name."""
+        return {f"{i}.{s.name}": state for i, s in enumerate(self.strategies) if (state := s.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave. Raises ValueError for memory of a strategy that is not here."""
+        here = {f"{i}.{s.name}": s for i, s in enumerate(self.strategies)}
+        for key, value in state.items():
+            if key not in here:
+                raise ValueError(f"strategy state {key!r} does not belong to this run ({', '.join(here) or 'none'})")
+            here[key].load_state_dict(value)
