@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmcredit import __version__, commands
 from mmcredit.deferred import defer
@@ -37,6 +37,11 @@ def parser() -> ArgumentParser:
     _config(evaluate)
     evaluate.add_argument("--model", help="model folder or builtin:NAME instead of the config's (e.g. RUN/model)")
     evaluate.add_argument("--output", type=Path, help="write each question's answer as JSONL to this file")
+    evaluate.add_argument("--samples", type=int, metavar="K", help="answers per question: pass@k, avg@K, majority@k")
+    evaluate.add_argument(
+        "--temperature", type=float, metavar="T", help="sampling temperature (several samples: default the rollout's)"
+    )
+    evaluate.add_argument("--k", metavar="1,2,4", help="values of k (default powers of two up to K)")
     evaluate.set_defaults(run=commands.evaluate)
 
     check = actions.add_parser(
@@ -67,13 +72,88 @@ def parser() -> ArgumentParser:
     report = actions.add_parser("report", help="write a run's report.html", description="Write RUN/report.html.")
     report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
     report.set_defaults(run=commands.report)
+
+    _diagnose(actions)
+
+    replay = actions.add_parser(
+        "replay",
+        help="frozen rollouts through several credit methods",
+        description="Give the frozen rollouts of a run (log.rollouts_every) to other credit methods: where each puts "
+        "its credit, how far they agree, which way their gradients point, what they cost.",
+    )
+    replay.add_argument("rollouts", metavar="ROLLOUTS", type=Path, help="run directory, or one RUN/rollouts/step-*")
+    replay.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="changes to the run's config (model.device=cpu, ...)"
+    )
+    replay.add_argument(
+        "--methods",
+        default="all",
+        metavar="A,B,...",
+        help="names, {name: {field: value}}, [a, pipeline], recipe:NAME of configs/methods; default: all there are",
+    )
+    replay.add_argument(
+        "--model", metavar="PATH", help="model to score and take gradients on; default: the one that sampled, if kept"
+    )
+    replay.add_argument("--recompute", action="store_true", help="do not use the run's own log-probs and signals")
+    replay.add_argument("--no-gradient", action="store_true", help="leave out the gradient cosines")
+    replay.add_argument("--groups", type=int, default=8, metavar="N", help="groups per batch on the page (default 8)")
+    replay.add_argument("-o", "--output", type=Path, help="folder of the results (default ROLLOUTS/replay)")
+    _plugins(replay)
+    replay.set_defaults(run=commands.replay)
     return top
+
+
+def _diagnose(actions: Any) -> None:
+    """`mmcredit diagnose divergence | cross-sampling | drift`."""
+    diagnose = actions.add_parser(
+        "diagnose",
+        help="what training changed, token by token",
+        description="Compare two checkpoints token by token, or sampled ids with their text.",
+    )
+    kinds = diagnose.add_subparsers(dest="what", required=True, metavar="WHAT")
+    pages = {
+        "divergence": "where the next-token distributions of two checkpoints differ, on the same responses",
+        "cross-sampling": "accuracy when a few tokens per response are drawn by the other checkpoint",
+        "drift": "whether sampled ids read back as themselves when their text is tokenised again",
+    }
+    for name, meaning in pages.items():
+        kind = kinds.add_parser(name, help=meaning, description=meaning[0].upper() + meaning[1:] + ".")
+        _config(kind)
+        kind.add_argument("--questions", type=int, metavar="N", help="held-out questions (default evaluate.limit)")
+        kind.add_argument("--samples", type=int, default=1, metavar="K", help="responses per question (default 1)")
+        kind.add_argument("--temperature", type=float, metavar="T", help="of sampling (default the rollout's)")
+        kind.add_argument("-o", "--output", type=Path, help="folder of the results (default run.dir/diagnose)")
+        kind.set_defaults(run=commands.diagnose)
+        if name == "drift":
+            kind.add_argument("--model", help="model folder or builtin:NAME (default the config's)")
+            kind.add_argument(
+                "--run", dest="run_dir", type=Path, metavar="RUN", help="read the samples of this run; sample nothing"
+            )
+            continue
+        kind.add_argument("--base", metavar="PATH", help="model before training (default model.path)")
+        kind.add_argument("--trained", metavar="PATH", help="model after training (default run.dir/model)")
+        kind.add_argument("--top-p", type=float, default=0.7, metavar="P", help="mass kept before JS (default 0.7)")
+        if name == "divergence":
+            kind.add_argument("--sampled-by", choices=("trained", "base"), default="trained", help="whose responses")
+            kind.add_argument(
+                "--earlier", action="append", default=[], metavar="PATH", help="a checkpoint on the way; repeatable"
+            )
+        else:
+            kind.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+            kind.add_argument("--threshold", type=float, default=0.1, metavar="EPS", help="of JS, nats (default 0.1)")
+            kind.add_argument(
+                "--budgets", default="0,1,2,4,8,all", metavar="B,...", help="interventions (default 0,1,2,4,8,all)"
+            )
+            kind.add_argument("--no-control", action="store_true", help="leave out switches at random places")
 
 
 def _config(action: ArgumentParser) -> None:
     action.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one in configs/")
     action.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
     action.add_argument("--method", metavar="NAME", help="recipe from configs/methods laid over the config")
+    action.add_argument(
+        "--published", action="store_true", help="with --method: the paper's learning rate, batch and lengths as well"
+    )
     _plugins(action)
 
 

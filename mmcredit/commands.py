@@ -6,12 +6,12 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from mmcredit import components, config
+from mmcredit import components, config, config_files
 from mmcredit.deferred import load_now
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ console = Console()
 def _load(options: Namespace) -> RunConfig:
     for path in options.plugin:
         components.load_plugin(path)
-    return config.load(options.config, options.method, options.overrides)
+    return config.load(options.config, options.method, options.overrides, published=options.published)
 
 
 def train(options: Namespace) -> int:
@@ -70,12 +70,20 @@ def evaluate(options: Namespace) -> int:
         run.model = run.model.model_copy(update={"path": options.model})
     if run.data.evaluate is None:
         raise ValueError("data.evaluate is not set; name the source of the questions there")
+    _several_answers(run, options)
     _quiet_libraries()
     from mmcredit.evaluate.standalone import evaluate_model
 
-    with _bar("held-out questions") as advance:
+    with _bar("answers to held-out questions") as advance:
         found, rows = evaluate_model(run, advance)
     console.print(f"accuracy {found.accuracy}", highlight=False)
+    if found.scores:
+        at = f"{run.evaluate.samples} answers at T={run.evaluate.temperature:g}"
+        table = Table(at, "value", "95 % interval", "questions")
+        for name, score in found.scores.items():
+            bounds = f"{100 * score.low:.1f} .. {100 * score.high:.1f}"
+            table.add_row(name, f"{100 * score.value:.1f} %", bounds, str(score.n))
+        console.print(table)
     for name, value in found.parts.items():
         console.print(f"  {name}: {value:.3f}", highlight=False)
     console.print(f"  mean length {found.mean_length:.1f} tokens, truncated {found.truncated:.1%}", highlight=False)
@@ -84,6 +92,27 @@ def evaluate(options: Namespace) -> int:
         options.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         console.print(f"answers: {options.output}", highlight=False)
     return 0
+
+
+def _several_answers(run: RunConfig, options: Namespace) -> None:
+    """Lay --samples, --temperature and --k over the config. Several answers need a temperature: by default the one
+    that rollouts are sampled at."""
+    changes: dict[str, Any] = {}
+    if options.samples is not None:
+        changes["samples"] = options.samples
+        if options.samples > 1 and run.evaluate.temperature == 0:
+            changes["temperature"] = run.rollout.sampling.temperature
+    if options.temperature is not None:
+        changes["temperature"] = options.temperature
+    if options.k is not None:
+        words = options.k.split(",")
+        if not all(word.strip().isdecimal() for word in words):
+            raise ValueError(f"--k must be whole numbers with commas between, such as 1,2,4, got {options.k!r}")
+        changes["k"] = [int(word) for word in words]
+    elif options.samples is not None:
+        changes["k"] = None
+    if changes:
+        run.evaluate = config.block(config.EvaluateBlock, run.evaluate.model_dump() | changes, "evaluate")
 
 
 def check(options: Namespace) -> int:
@@ -144,6 +173,11 @@ def methods(options: Namespace) -> int:
         for name in names:
             table.add_row(name, (components.lookup(kind, name).__doc__ or "").strip().splitlines()[0])
         console.print(table)
+    if options.kind is None and (recipes := config_files.recipes()):
+        table = Table("recipe (--method)", "what it sets", show_lines=False)
+        for name, about in recipes.items():
+            table.add_row(name, about)
+        console.print(table)
     return 0
 
 
@@ -152,6 +186,49 @@ def report(options: Namespace) -> int:
     from mmcredit.report import render
 
     console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
+    return 0
+
+
+def diagnose(options: Namespace) -> int:
+    """Divergence of checkpoints, cross-sampling, tokenisation drift."""
+    run = _load(options)
+    _quiet_libraries()
+    from mmcredit.diagnose import command
+
+    return command.run(run, options, console, _bar)
+
+
+def replay(options: Namespace) -> int:
+    """Frozen rollouts through several credit methods."""
+    for path in options.plugin:
+        components.load_plugin(path)
+    if options.groups < 0:
+        raise ValueError(f"--groups must be at least 0, got {options.groups}")
+    _quiet_libraries()
+    from mmcredit.replay import files
+    from mmcredit.replay.compare import Options
+    from mmcredit.replay.compare import replay as compare
+    from mmcredit.replay.page import write_page
+
+    wanted = Options(
+        options.methods, options.model, options.recompute, not options.no_gradient, tuple(options.overrides)
+    )
+    with _stages() as stage:
+        found = compare(options.rollouts, wanted, stage)
+    output = options.output or options.rollouts / "replay"
+    for table in files.terminal_tables(found, console.width):
+        console.print(table)
+    for label, why in found.refused.items():
+        console.print(f"not replayable: {label} {why}", highlight=False, markup=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    written = (
+        files.write_parquet(found, output / files.TABLE),
+        files.write_numbers(found, output / files.NUMBERS),
+        write_page(found, output / files.PAGE, options.groups),
+    )
+    for path in written:
+        console.print(str(path), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -172,6 +249,23 @@ def _bar(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]
     with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task(name, total=total)
         yield lambda count: bars.advance(task, count)
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """One progress bar after the other; yields `stage(name, total) -> advance(count)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+
+        def stage(name: str, total: int) -> Callable[[int], None]:
+            for old in bars.task_ids:
+                bars.remove_task(old)
+            task = bars.add_task(name, total=total)
+            return lambda count: bars.advance(task, count)
+
+        yield stage
 
 
 def _quiet_libraries() -> None:

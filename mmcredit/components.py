@@ -37,6 +37,7 @@ HOMES: dict[str, str] = {
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
+    "benchmark": "mmcredit.data.benchmarks",
 }
 
 
@@ -54,12 +55,17 @@ class Needs:
     sampler_logprobs: bool = False
     segments: bool = False
     reward_parts: tuple[str, ...] = ()
+    views: Mapping[str, Any] = field(default_factory=dict)  # what a prompt view shows, by its name
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # fields of signals and passes, by name
 
     def __or__(self, other: Needs) -> Needs:
+        """What both need. Raises ValueError if they want one view, signal or pass with different settings."""
         passes = dict(self.passes)
         for name, gradient in other.passes.items():
             passes[name] = passes.get(name, False) or gradient
         return Needs(
+            views=_agreed("view", self.views, other.views),
+            settings=_agreed("signal", self.settings, other.settings),
             signals=tuple(dict.fromkeys(self.signals + other.signals)),
             passes=passes,
             old_logprobs=self.old_logprobs or other.old_logprobs,
@@ -67,6 +73,16 @@ class Needs:
             segments=self.segments or other.segments,
             reward_parts=tuple(dict.fromkeys(self.reward_parts + other.reward_parts)),
         )
+
+
+def _agreed(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    for name in one.keys() & other.keys():
+        if one[name] != other[name]:
+            raise ValueError(
+                f"two components of this run want the {what} {name!r} with different settings: {one[name]} and "
+                f"{other[name]}; it is computed once for both: give them the same"
+            )
+    return {**one, **other}
 
 
 class Component(BaseModel):

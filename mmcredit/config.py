@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmcredit.components import build, build_all, explain, lookup, names, nearest
+from mmcredit.config_files import find, lay_over, number, override, read_yaml
 from mmcredit.data.media import MediaLimits
 from mmcredit.policy.config import ModelConfig
 from mmcredit.rewards.pool import part_names
@@ -22,6 +23,9 @@ class Block(BaseModel):
     """A block of the config: unknown keys are errors, values are checked when set."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+BlockType = TypeVar("BlockType", bound=Block)
 
 
 class RunBlock(Block):
@@ -106,6 +110,7 @@ class LogBlock(Block):
     samples_every: int = Field(10, ge=0, description="steps between sample tables; 0 = never")
     samples_groups: int = Field(4, ge=1, description="groups per sample table")
     signals: list[str] = Field(default_factory=list, description="further signals to compute and show, by name")
+    rollouts_every: int = Field(0, ge=0, description="steps between frozen batches for `mmcredit replay`; 0 = never")
     tensorboard: bool = True
     wandb: str | None = Field(None, description="Weights & Biases project; none = off")
 
@@ -125,6 +130,28 @@ class EvaluateBlock(Block):
     limit: int | None = Field(None, ge=1, description="questions, the first ones of a seeded shuffle; none = all")
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
     reward: str | None = Field(None, description="reward part that says right or wrong; none = the first one")
+    samples: int = Field(1, ge=1, description="answers per question; several need a temperature above 0")
+    k: list[int] | None = Field(None, description="k of pass@k and majority@k; none = powers of two up to samples")
+
+    @property
+    def chosen_k(self) -> list[int]:
+        """The values of k in use; none with one answer per question."""
+        if self.samples == 1:
+            return []
+        return [2**i for i in range(self.samples.bit_length())] if self.k is None else self.k
+
+    @model_validator(mode="after")
+    def _several(self) -> EvaluateBlock:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"evaluate.samples is {self.samples}, but evaluate.temperature 0 is greedy: all answers to a question "
+                "would be equal; set a temperature"
+            )
+        if too_many := [k for k in self.k or () if not 1 <= k <= self.samples]:
+            raise ValueError(
+                f"evaluate.k holds {too_many[0]}; every k must lie in 1..{self.samples} (evaluate.samples)"
+            )
+        return self
 
 
 class RunConfig(Block):
@@ -181,6 +208,7 @@ class RunConfig(Block):
         for place, strategy in enumerate(strategies, 1):
             needs = needs | strategy.needs()
             given.update(strategy.gives)  # type: ignore[attr-defined]
+            strategy.check(self)  # type: ignore[attr-defined]
             if strategy.replaces_sampling and place < len(strategies):  # type: ignore[attr-defined]
                 raise ValueError(
                     f"rollout.strategies: {strategy.name!r} does the sampling itself and must stand last; "
@@ -199,7 +227,7 @@ class RunConfig(Block):
             )
         for part in needs.reward_parts:
             if part not in reward_names:
-                raise ValueError(f"a credit method reads reward part {part!r}; this run has {sorted(reward_names)}")
+                raise ValueError(f"a component reads reward part {part!r}; this run has {sorted(reward_names)}")
         if needs.segments and "segments" not in given:
             raise ValueError("a credit method reads segments, but no rollout strategy of this run produces them")
 
@@ -222,102 +250,18 @@ def _name(entry: Entry) -> str:
     return entry if isinstance(entry, str) else next(iter(entry))
 
 
-def find(name: str | Path, folder: str = "configs") -> Path:
-    """A config file by path, or by its name below `configs/` here or beside the package. Raises ValueError."""
-    here = Path(name)
-    bases = [Path.cwd() / folder, Path(__file__).resolve().parent.parent / folder]
-    tried = [here, *(base / here for base in bases), *(base / f"{name}.yaml" for base in bases)]
-    for path in tried:
-        if path.is_file():
-            return path
-    known = sorted({p.stem for base in bases if base.is_dir() for p in base.glob("*.yaml")})
-    raise ValueError(f"no config {str(name)!r}; {nearest(str(name), known)}")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises ValueError naming file and line."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a config is a mapping of blocks, got {type(content).__name__}")
-    return content
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`: mappings are merged, everything else (lists, entries of components) is replaced.
-
-    A component entry is a mapping too ({name: fields}): it is replaced as a whole where the name differs.
-    """
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            other_component = key in _ENTRY_KEYS and len(old) == 1 == len(value) and set(old) != set(value)
-            result[key] = value if other_component else merge(old, value)
-        else:
-            result[key] = value
-    return result
-
-
-_ENTRY_KEYS = frozenset({"train", "evaluate", "engine", "ratio", "clip", "aggregate"})
-
-
-def override(config: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Apply dotted `key.sub=value` assignments; values are YAML. Raises ValueError for a malformed one."""
-    for item in assignments:
-        path, sign, text = item.partition("=")
-        if not sign or not path:
-            raise ValueError(f"override {item!r} must look like key.sub=value")
-        keys = path.strip().split(".")
-        value = yaml.safe_load(text) if text else None
-        if isinstance(value, str):
-            value = _number(value)
-        target: Any = config
-        for key in keys[:-1]:
-            target = _step(target, key, item)
-        if isinstance(target, list):
-            target[_position(target, keys[-1], item)] = value
-        else:
-            target[keys[-1]] = value
-    return config
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _step(target: Any, key: str, item: str) -> Any:
-    place: Any = _position(target, key, item) if isinstance(target, list) else key
-    child = target[place] if isinstance(target, list) else target.get(key)
-    if isinstance(child, str):  # a bare component name: open it for fields
-        child = target[place] = {child: {}}
-    elif child is None:
-        child = target[place] = {}
-    if not isinstance(child, dict | list):
-        raise ValueError(f"override {item!r}: {key!r} holds {child!r}, which has no keys")
-    return child
-
-
-def _position(target: list[Any], key: str, item: str) -> int:
-    if not key.isdigit() or int(key) >= len(target):
-        raise ValueError(f"override {item!r}: {key!r} must be a position 0..{len(target) - 1} of the list")
-    return int(key)
-
-
-def load(path: str | Path, method: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, merge and check a config: the file, then the method recipe, then the overrides.
+def load(
+    path: str | Path, method: str | None = None, overrides: Sequence[str] = (), *, published: bool = False
+) -> RunConfig:
+    """Read, merge and check a config: the file, then the method recipe (see `lay_over`), then the overrides.
 
     Raises ValueError with the nearest valid name for anything unknown, and with the value seen for anything ill-typed.
     """
     content = read_yaml(find(path))
     if method is not None:
-        content = merge(content, read_yaml(find(method, "configs/methods")))
+        content = lay_over(content, read_yaml(find(method, "configs/methods")), published=published)
+    elif published:
+        raise ValueError("--published takes the sizes of a recipe; name one with --method")
     return parse(override(content, overrides))
 
 
@@ -329,6 +273,14 @@ def parse(content: Mapping[str, Any]) -> RunConfig:
         raise ValueError(f"config: {explain(error, RunConfig)}") from None
 
 
+def block(cls: type[BlockType], content: Mapping[str, Any], place: str) -> BlockType:
+    """A checked block of the config from plain data. Raises ValueError, one line per problem, naming the `place`."""
+    try:
+        return cls(**_floats(content))
+    except ValidationError as error:
+        raise ValueError(f"{place}: {explain(error, cls)}") from None
+
+
 def _floats(value: Any) -> Any:
     """Numbers such as 1e-4, which YAML 1.1 leaves as text, anywhere in the tree."""
     if isinstance(value, Mapping):
@@ -336,7 +288,7 @@ def _floats(value: Any) -> Any:
     if isinstance(value, list):
         return [_floats(v) for v in value]
     if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        return _number(value)
+        return number(value)
     return value
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from runs import settings
 
-from mmcredit import config
+from mmcredit import config, config_files
 
 
 def test_resolved_config_reads_back_the_same(tmp_path):
@@ -48,7 +48,7 @@ def test_mistakes_are_named(tmp_path, changes, message):
 def test_overrides_reach_every_level(tmp_path):
     content = settings(tmp_path)
     content["rollout"]["engine"] = "hf"
-    config.override(
+    config_files.override(
         content,
         [
             "train.learning_rate=3e-4",
@@ -65,24 +65,58 @@ def test_overrides_reach_every_level(tmp_path):
     assert parsed.rollout.engine == {"hf": {"max_concurrent": 7}}
     assert parsed.credit == ["dr_grpo"]
     assert parsed.objective.aggregate == {"dr_grpo": {"max_length": 9}}
-    assert config.override({"credit": ["grpo"]}, ["credit.0.grpo.ddof=0"]) == {"credit": [{"grpo": {"ddof": 0}}]}
+    assert config_files.override({"credit": ["grpo"]}, ["credit.0.grpo.ddof=0"]) == {"credit": [{"grpo": {"ddof": 0}}]}
     with pytest.raises(ValueError, match="must look like key.sub=value"):
-        config.override({}, ["train"])
+        config_files.override({}, ["train"])
     with pytest.raises(ValueError, match="'5' must be a position 0..0"):
-        config.override(content, ["rewards.5=exact_answer"])
+        config_files.override(content, ["rewards.5=exact_answer"])
 
 
 def test_a_recipe_is_laid_over_the_config(tmp_path):
     base = {"credit": ["grpo"], "objective": {"clip": {"low": 0.2, "high": 0.2}}, "run": {"seed": 3}}
     recipe = {"credit": ["dr_grpo"], "objective": {"clip": {"high": 0.28}, "aggregate": "dr_grpo"}}
-    merged = config.merge(base, recipe)
+    merged = config_files.merge(base, recipe)
     assert merged == {
         "credit": ["dr_grpo"],
         "objective": {"clip": {"low": 0.2, "high": 0.28}, "aggregate": "dr_grpo"},
         "run": {"seed": 3},
     }
-    other = config.merge({"data": {"train": {"jsonl": {"path": "a"}}}}, {"data": {"train": {"easy_vqa": {}}}})
+    other = config_files.merge({"data": {"train": {"jsonl": {"path": "a"}}}}, {"data": {"train": {"easy_vqa": {}}}})
     assert other == {"data": {"train": {"easy_vqa": {}}}}
+
+
+def test_a_recipes_loss_does_not_depend_on_the_config_below_it():
+    base = {"objective": {"clip": {"low": 0.2, "high": 0.2}, "regularizers": [{"kl": {}}]}, "train": {"epochs": 2}}
+    recipe = {
+        "objective": {"clip": {"dcpo": {}}},
+        "train": {"mini_batches": 4},
+        "published": {"train": {"learning_rate": 1e-6}, "rollout": {"group": 16}},
+    }
+    assert config_files.lay_over(base, recipe) == {
+        "objective": {"clip": {"dcpo": {}}},
+        "train": {"epochs": 2, "mini_batches": 4},
+    }
+    assert config_files.lay_over(base, recipe, published=True) == {
+        "objective": {"clip": {"dcpo": {}}},
+        "train": {"epochs": 2, "mini_batches": 4, "learning_rate": 1e-6},
+        "rollout": {"group": 16},
+    }
+
+
+@pytest.mark.parametrize("base", ["easy_vqa", "text_math"])
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("recipe", sorted(config_files.recipes()))
+def test_every_recipe_fits_every_shipped_config(recipe, base, published):
+    parsed = config.load(base, recipe, published=published)
+    content = config_files.read_yaml(config_files.find(recipe, "configs/methods"))
+    assert parsed.credit == content["credit"]
+    if published and "learning_rate" in content.get("published", {}).get("train", {}):
+        assert parsed.train.learning_rate == float(content["published"]["train"]["learning_rate"])
+
+
+def test_published_needs_a_recipe():
+    with pytest.raises(ValueError, match="name one with --method"):
+        config.load("easy_vqa", published=True)
 
 
 def test_dr_grpo_divides_by_the_runs_response_limit(tmp_path):

@@ -82,6 +82,18 @@ GLOSSARY: tuple[Entry, ...] = (
         "High: a reward or PRM that tokenises the text anew looks at other tokens than those that get the credit.",
     ),
     Entry(
+        r"tokenisation/matched",
+        "tokenisation/matched",
+        "Share of sampled tokens that stand at the same bytes when the text is tokenised again.",
+        "Falling: the policy drifts to spellings of its text that the tokenizer itself would not choose.",
+    ),
+    Entry(
+        r"tokenisation/.*",
+        "tokenisation/mismatch/CLASS, boundary, length_gap",
+        "Places where text and ids disagree, by class; responses that would merge with the prompt's end; extra tokens.",
+        "special_token above 0: the policy spells out control tokens. partial_utf8: characters are cut in half.",
+    ),
+    Entry(
         r"policy/skipped_updates",
         "policy/skipped_updates",
         "Updates left out because their gradient was not finite.",

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
-
-@lru_cache(maxsize=1)
-def _bytes_of_symbols() -> dict[str, int]:
-    """The byte behind every symbol of a byte-level BPE vocabulary (the table of GPT-2's encoder.py)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    symbols = {chr(byte): byte for byte in printable}
-    symbols.update({chr(256 + i): byte for i, byte in enumerate(others)})
-    return symbols
+from mmcredit.policy.tokenisation import is_byte_level, symbol_bytes
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -25,7 +16,7 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """
     special = set(getattr(tokenizer, "all_special_ids", ()))
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    byte_level = _is_byte_level(tokenizer)
+    byte_level = is_byte_level(tokenizer)
     pieces: list[str] = []
     for token_id, symbol in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
         if symbol is None:
@@ -39,13 +30,8 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return pieces
 
 
-def _is_byte_level(tokenizer: Any) -> bool:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend is not None and "ByteLevel" in repr(backend.decoder)
-
-
 def _decode(symbol: str) -> str:
-    table = _bytes_of_symbols()
+    table = symbol_bytes()
     if any(character not in table for character in symbol):
         return symbol
     raw = bytes(table[character] for character in symbol)

@@ -65,14 +65,19 @@ def image_gate(sensitivity: float, config: CheckBlock) -> None:
         )
 
 
+QUIET_STEPS = (
+    20  # steps without its cause before an alarm is raised anew: a share that hovers at its limit is one alarm
+)
+
+
 class Alarms:
-    """Signs that a run learns nothing. Each alarm is raised once until its cause has gone away."""
+    """Signs that a run learns nothing. Each is raised once, and anew after `QUIET_STEPS` steps without its cause."""
 
     def __init__(self, config: CheckBlock) -> None:
         self.config = config
         self.last_reward: str | None = None
         self.same_reward = 0
-        self.raised: dict[str, bool] = {}
+        self.quiet: dict[str, int] = {}  # steps since an alarm's cause was last seen
 
     def look(self, metrics: Mapping[str, float]) -> list[str]:
         """Messages for this step's metrics."""
@@ -109,16 +114,16 @@ class Alarms:
         }
         messages = []
         for name, (active, message) in found.items():
-            if active and not self.raised.get(name, False):
+            if active and self.quiet.get(name, QUIET_STEPS) >= QUIET_STEPS:
                 messages.append(message)
-            self.raised[name] = active
+            self.quiet[name] = 0 if active else self.quiet.get(name, QUIET_STEPS) + 1
         return messages
 
     def state_dict(self) -> dict[str, Any]:
         """What has been seen so far."""
-        return {"last_reward": self.last_reward, "same_reward": self.same_reward, "raised": dict(self.raised)}
+        return {"last_reward": self.last_reward, "same_reward": self.same_reward, "quiet": dict(self.quiet)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.last_reward, self.same_reward = state["last_reward"], state["same_reward"]
-        self.raised = dict(state["raised"])
+        self.quiet = dict(state["quiet"])

@@ -1,0 +1,1 @@
+"""Frozen rollouts, and what other credit methods would have made of them (`mmcredit replay`)."""
