@@ -308,8 +308,13 @@ def test_the_hook_sets_temperatures_row_by_row() -> None:
     hooked.hook = cool
     responses = hooked.generate(requests(prompts[:2]), Sampling(max_new_tokens=10))
     assert seen == list(range(10))
-    for i, response in enumerate(responses):
-        expected = reference_logprobs(policy, prompts[response.tag], response.tokens, 0.5 if i >= 4 else 1.0)
+    # The rows at 0.5 drew what a run at 0.5 draws; log-probs stay those of the configured temperature.
+    plain = engine(policy).generate(requests(prompts[:2]), Sampling(max_new_tokens=10))
+    cold = engine(policy).generate(requests(prompts[:2]), Sampling(max_new_tokens=10, temperature=0.5))
+    assert [r.tokens for r in responses] == [r.tokens for r in (*plain[:4], *cold[4:])]
+    assert [r.tokens for r in responses] != [r.tokens for r in plain]
+    for response in responses:
+        expected = reference_logprobs(policy, prompts[response.tag], response.tokens)
         torch.testing.assert_close(torch.tensor(response.logprobs), expected, atol=1e-5, rtol=0)
 
 

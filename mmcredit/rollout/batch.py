@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
+
+
+# Signals [B,S] with an axis of their own, padded to the longest where batches meet; what an empty place holds.
+SLOTTED = frozenset({"boundary_index", "boundary_value", "step_accuracy", "step_confidence"})
+FILL = {"boundary_index": -2, "step_id": -1, "step_accuracy": math.nan, "step_confidence": math.nan}
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ def join(batches: Sequence[Batch], pad_token_id: int) -> Batch:
     """All responses of several batches, in order; each batch keeps groups of its own, unless prompts are the same.
 
     A prompt that stands in two batches (the same object) is one prompt afterwards, and its responses one group. Rows
-    are padded to the longest. Optional fields (log-probs, segments) and signals must be there in all batches or in
-    none. Raises ValueError for a field that only some have.
+    are padded to the longest, signals with an axis of their own (`SLOTTED`) to theirs. Optional fields (log-probs,
+    segments) and signals must be there in all batches or in none. Raises ValueError for a field that only some have.
     """
     if not batches:
         raise ValueError("nothing to join: no batch was sampled")
@@ -90,7 +96,9 @@ def join(batches: Sequence[Batch], pad_token_id: int) -> Batch:
     parts = [batch.rollouts for batch in batches]
     width = max(part.tokens.shape[1] for part in parts)
 
-    def rows(name: str, values: Sequence[Tensor | None], fill: float, axis: int = 0) -> Tensor | None:
+    def rows(
+        name: str, values: Sequence[Tensor | None], fill: float, axis: int = 0, slots: bool = False
+    ) -> Tensor | None:
         there = [v for v in values if v is not None]
         if not there:
             return None
@@ -98,9 +106,10 @@ def join(batches: Sequence[Batch], pad_token_id: int) -> Batch:
             raise ValueError(
                 f"{name} is known for {len(there)} of {len(values)} joined batches; give it to all or none"
             )
+        widest = max(v.shape[-1] for v in there) if slots else width
         widened = [
-            torch.nn.functional.pad(v, (0, width - v.shape[-1]), value=fill)
-            if v.ndim == 2 + axis and v.shape[-1] == part.tokens.shape[1]
+            torch.nn.functional.pad(v, (0, widest - v.shape[-1]), value=fill)
+            if slots or (v.ndim == 2 + axis and v.shape[-1] == part.tokens.shape[1])
             else v
             for v, part in zip(there, parts, strict=True)
         ]
@@ -111,7 +120,8 @@ def join(batches: Sequence[Batch], pad_token_id: int) -> Batch:
         found = {}
         for name in sorted(names):
             axis = 1 if name in SIGNALS_BY_VIEW else 0
-            value = rows(f"{field}[{name!r}]", [getattr(part, field).get(name) for part in parts], 0.0, axis)
+            values = [getattr(part, field).get(name) for part in parts]
+            value = rows(f"{field}[{name!r}]", values, FILL.get(name, 0.0), axis, name in SLOTTED)
             assert value is not None
             found[name] = value
         return found

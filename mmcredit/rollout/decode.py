@@ -23,6 +23,7 @@ class Rows:
     tokens: Tensor  # [T,N] int64, filled up to the present step
     logprobs: Tensor  # [T,N] f32
     uniforms: Tensor  # [T,N] f64
+    limits: Tensor  # [N] int64, tokens to sample at most; the largest is T
 
     def select(self, keep: Tensor) -> Rows:
         """These rows only (CPU [N'] int64, ascending)."""
@@ -33,6 +34,7 @@ class Rows:
             tokens=self.tokens.index_select(1, index),
             logprobs=self.logprobs.index_select(1, index),
             uniforms=self.uniforms.index_select(1, index),
+            limits=self.limits.index_select(0, index),
         )
 
 
@@ -46,7 +48,8 @@ class Finished:
     stopped: bool  # by an end token or stop string; False: by the length limit
 
 
-# (step, logits [N,V], rows) -> temperatures [N], or logits [N,V] to draw from instead.
+# (step, logits [N,V], rows) -> temperatures [N] of the draw (log-probs stay those of the configured temperature), or
+# logits [N,V] to draw from instead.
 LogitsHook = Callable[[int, Tensor, Rows], Tensor]
 
 
@@ -71,6 +74,7 @@ def decode(
     limit, total = rows.tokens.shape
     lengths = torch.full((total,), limit, dtype=torch.int64)
     finished = torch.zeros(total, dtype=torch.bool, device=hidden.device)
+    stopped = finished.clone()  # finished by an end token or stop string, not by the row's limit
     present, done = total, 0  # rows in the batch, and finished ones among them
 
     for step in range(limit):
@@ -82,7 +86,9 @@ def decode(
         rows.tokens[step] = tokens
         rows.logprobs[step] = logprobs
 
-        ended = stop(rows.tokens, step, rows.prefixes) | finished
+        now = stop(rows.tokens, step, rows.prefixes) & ~finished
+        stopped = stopped | now
+        ended = now | finished | (rows.limits <= step + 1)
         count = int(ended.sum())  # the step's one synchronisation
         if count != done:
             lengths[(ended & ~finished).cpu()] = step + 1
@@ -93,8 +99,9 @@ def decode(
                 break
             if 8 * done >= present:
                 gone, keep = finished.cpu().nonzero()[:, 0], (~finished.cpu()).nonzero()[:, 0]
-                finish(_collect(rows.select(gone), lengths[gone], True))
+                finish(_collect(rows.select(gone), lengths[gone], stopped.cpu()[gone]))
                 rows, lengths, finished = rows.select(keep), lengths[keep], finished.new_zeros(len(keep))
+                stopped = finished.clone()
                 index = keep.to(hidden.device)
                 cache.select_rows(keep)
                 positions, tokens = positions.index_select(0, index), tokens.index_select(0, index)
@@ -111,20 +118,15 @@ def decode(
             cache.filled += 1
             positions = positions + 1
 
-    flags = finished.cpu()
-    for stopped in (True, False):
-        part = (flags == stopped).nonzero()[:, 0]
-        if len(part):
-            finish(_collect(rows.select(part), lengths[part], stopped))
-    if progress is not None and done != present:
-        progress(present - done)
+    assert done == present, f"{present - done} rows went on beyond their limit"
+    finish(_collect(rows, lengths, stopped.cpu()))
 
 
-def _collect(rows: Rows, lengths: Tensor, stopped: bool) -> list[Finished]:
+def _collect(rows: Rows, lengths: Tensor, stopped: Tensor) -> list[Finished]:
     tokens, logprobs = rows.tokens.t().tolist(), rows.logprobs.t().tolist()
     return [
-        Finished(response, row_tokens[:length], row_logprobs[:length], stopped)
-        for response, row_tokens, row_logprobs, length in zip(
-            rows.responses.tolist(), tokens, logprobs, lengths.tolist(), strict=True
+        Finished(response, row_tokens[:length], row_logprobs[:length], flag)
+        for response, row_tokens, row_logprobs, length, flag in zip(
+            rows.responses.tolist(), tokens, logprobs, lengths.tolist(), stopped.tolist(), strict=True
         )
     ]

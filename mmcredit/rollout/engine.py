@@ -36,6 +36,11 @@ class Request:
     seeds: Sequence[int]
     prefix: Sequence[int] = ()
     tag: int = 0  # the caller's own number, handed back
+    limit: int | None = None  # tokens to sample at most, where that is fewer than the sampling's max_new_tokens
+
+    def new_tokens(self, most: int) -> int:
+        """Tokens to sample at most, where the sampling's max_new_tokens is `most`."""
+        return most if self.limit is None else min(self.limit, most)
 
 
 @dataclass(frozen=True)

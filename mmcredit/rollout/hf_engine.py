@@ -29,6 +29,8 @@ class HFEngine:
         self.policy = policy
         self.config = config
         self.hook: LogitsHook | None = None  # called with (step, logits [N,V], rows) before every draw
+        # What was read since opening: prompts, prefixes of continuations (each once per wave), and their tokens.
+        self.counts = {"waves": 0, "prompts": 0, "prompt_tokens": 0, "prefixes": 0, "prefix_tokens": 0}
         self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)  # of the last call
 
     @torch.no_grad()
@@ -67,12 +69,27 @@ class HFEngine:
         with rollout_attention(decoder.body):
             for wave in waves:
                 seeds = [requests[order[n][0]].seeds[order[n][1]] for _, n in wave.rows]
-                rows = _rows(wave, seeds, sampling.max_new_tokens, decoder.device)
-                ready = prefill(decoder, wave, sampling.max_new_tokens, self.config.prefill_tokens)
+                limits = [requests[order[n][0]].new_tokens(sampling.max_new_tokens) for _, n in wave.rows]
+                rows = _rows(wave, seeds, limits, decoder.device)
+                self._count(wave)
+                ready = prefill(decoder, wave, wave.new_tokens, self.config.prefill_tokens)
+                hook = self.wave_hook(wave, sampling)
                 with torch.inference_mode():
-                    decode(decoder, ready, rows, sampler, stop, finish, progress, self.hook)
+                    decode(decoder, ready, rows, sampler, stop, finish, progress, hook)
         assert all(response is not None for response in out)
         return [response for response in out if response is not None]
+
+    def wave_hook(self, wave: Wave, sampling: Sampling) -> LogitsHook | None:
+        """What looks at the logits of this wave before every draw. A subclass may make one that belongs to the wave."""
+        return self.hook
+
+    def _count(self, wave: Wave) -> None:
+        prefixes = [len(prefix) for _, prefix in wave.stems if prefix]
+        self.counts["waves"] += 1
+        self.counts["prompts"] += len(wave.prompts)
+        self.counts["prompt_tokens"] += sum(len(prompt) for prompt in wave.prompts)
+        self.counts["prefixes"] += len(prefixes)
+        self.counts["prefix_tokens"] += sum(prefixes)
 
     def _stop_strings(self, stop: tuple[str, ...], decoder: Decoder) -> StopStrings | None:
         if stop != self._strings[0]:
@@ -88,30 +105,33 @@ class HFEngine:
         """Nothing is held between calls."""
 
 
-def _rows(wave: Wave, seeds: Sequence[int], new_tokens: int, device: torch.device) -> Rows:
-    count = len(wave.rows)
+def _rows(wave: Wave, seeds: Sequence[int], limits: Sequence[int], device: torch.device) -> Rows:
+    count, new_tokens = len(wave.rows), wave.new_tokens
     return Rows(
         responses=torch.tensor([n for _, n in wave.rows]),
         prefixes=[wave.stems[stem][1] for stem, _ in wave.rows],
         tokens=torch.zeros(new_tokens, count, dtype=torch.int64, device=device),
         logprobs=torch.zeros(new_tokens, count, device=device),
         uniforms=row_uniforms(seeds, new_tokens).to(device),
+        limits=torch.tensor(limits, device=device),
     )
 
 
 def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Decoder) -> None:
     for request in requests:
-        prompt, prefix = request.prompt, len(request.prefix)
+        prompt, prefix, new_tokens = request.prompt, len(request.prefix), request.new_tokens(sampling.max_new_tokens)
+        if new_tokens < 1:
+            raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
         if not len(prompt):
             raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
-        last = prompt.next_position + prefix + sampling.max_new_tokens
+        last = prompt.next_position + prefix + new_tokens
         if decoder.max_positions is not None and last > decoder.max_positions:
             raise ValueError(
                 f"sample {prompt.sample_id}: prompt positions {prompt.next_position} + prefix {prefix} + "
-                f"max_new_tokens {sampling.max_new_tokens} = {last} exceed the model's {decoder.max_positions} "
+                f"max_new_tokens {new_tokens} = {last} exceed the model's {decoder.max_positions} "
                 "positions; lower max_new_tokens or the prompt limit"
             )
-        total = len(prompt) + prefix + sampling.max_new_tokens
+        total = len(prompt) + prefix + new_tokens
         if decoder.window is not None and total > decoder.window:
             raise ValueError(
                 f"sample {prompt.sample_id}: {total} tokens exceed the model's attention window of {decoder.window}, "

@@ -62,7 +62,8 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """Tokens [N] int64 and log-probs [N] f32 from logits [N,V] and uniforms [N] f64.
 
-        `temperature` [N] overrides the configured one. NaN logits give NaN log-probs.
+        `temperature` [N] overrides the configured one for the draw; the log-prob stays that of the configured one.
+        NaN logits give NaN log-probs.
         """
         rows = max(1, CHUNK_ELEMENTS // logits.shape[1])
         if logits.shape[0] <= rows:
@@ -78,14 +79,11 @@ class Sampler:
 
     def _draw(self, logits: Tensor, uniforms: Tensor, step: int, temperature: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = logits.float()
-        if temperature is not None:
-            logits = logits / temperature[:, None]
-        elif self.temperature != 1.0:
-            logits = logits / self.temperature
         if len(self.suppressed):
             logits = logits.index_fill(1, self.suppressed, -torch.inf)
-        logprobs = torch.log_softmax(logits, -1)
-        allowed = self._narrow(logprobs, step)
+        logprobs = torch.log_softmax(logits / self.temperature if self.temperature != 1.0 else logits, -1)
+        drawn = logprobs if temperature is None else torch.log_softmax(logits / temperature[:, None], -1)
+        allowed = self._narrow(drawn, step)
         if self.greedy:
             tokens = allowed.argmax(-1, keepdim=True)
         else:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mmcredit.evaluate.accuracy import reward_item
+from mmcredit.policy.passes import Pass, View
 from mmcredit.rollout.batch import Ask, Batch
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
@@ -45,10 +49,17 @@ class SamplingStage:
         self.strategies: list[Strategy] = parts.strategies
         self.sampling = config.rollout.sampling
         self.group, self.seed, self.total_steps = config.rollout.group, config.run.seed, config.run.steps
+        self.max_prompt_tokens = config.data.max_prompt_tokens
+        self.reward_names: tuple[str, ...] = tuple(parts.pool.names)
         self.step = 0
         self.notes: dict[str, float] = {}
         self.reward_counts: dict[str, float] = {}
         self._asked = 0  # prompts asked in this step: enters the seeds, so that no two asks share one
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training prompts so far."""
+        return self.stream.order.epochs
 
     @property
     def progress(self) -> float:
@@ -125,7 +136,11 @@ class SamplingStage:
             unknown = foreign[:, None] & rollouts.mask
             rollouts = rollouts.replace(sampler_logprobs=rollouts.sampler_logprobs.masked_fill(unknown, torch.nan))
         texts = [self.decode([*asks[r.tag].prefix, *r.tokens]) for r in responses]
-        items = [reward_item(asks[r.tag].sample, t, r) for r, t in zip(responses, texts, strict=True)]
+        items = [
+            replace(reward_item(ask.sample, text, r), num_tokens=len(ask.prefix) + len(r.tokens))
+            for r, text in zip(responses, texts, strict=True)
+            for ask in (asks[r.tag],)
+        ]
         total, parts = self._rewards(items)
         rollouts = rollouts.replace(
             rewards=torch.tensor(total, dtype=torch.float32),
@@ -144,6 +159,28 @@ class SamplingStage:
     def score(self, items: Sequence[RewardItem]) -> list[float]:
         """Total rewards of texts, for probes and replay."""
         return self._rewards(items)[0]
+
+    def judge(self, items: Sequence[RewardItem]) -> tuple[list[float], Mapping[str, list[float]]]:
+        """Total rewards of texts, and their parts by name."""
+        return self._rewards(items)
+
+    def measure(
+        self, name: str, prompts: Sequence[Prompt], rollouts: Rollouts, outputs: Sequence[str], temperature: float
+    ) -> Mapping[str, Tensor]:
+        """[B,T] f32 per output of one no-gradient pass over texts of a strategy."""
+        view = View(name)
+        self.policy.view_prompts.setdefault(name, _as_it_is)  # a view of its own, so that its cost is told apart
+        with self.costs.stage(name):
+            self.bar.stage(name, len(rollouts))
+            wanted = [Pass(view, frozenset(outputs))]
+            found = self.policy.score(prompts, rollouts, wanted, temperature=temperature, progress=self.bar.advance)
+        return found[view]
+
+    def spend(self, name: str, **amounts: float) -> None:
+        """Extra work of the strategy `name`: in cost.json as the stage rollout/NAME, and noted for the step."""
+        self.costs.add(f"rollout/{name}", **amounts)
+        for amount, value in amounts.items():
+            self.note(f"{name}/{amount}", value)
 
     def _rewards(self, items: Sequence[RewardItem]) -> tuple[list[float], Mapping[str, list[float]]]:
         with self.costs.stage("rewards"):
@@ -182,3 +219,7 @@ class SamplingStage:
             if key not in here:
                 raise ValueError(f"strategy state {key!r} does not belong to this run ({', '.join(here) or 'none'})")
             here[key].load_state_dict(value)
+
+
+def _as_it_is(view: View, prompt: Prompt) -> Prompt:
+    return prompt

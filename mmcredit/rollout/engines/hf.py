@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ class HF(Component):
 
     Cost: one prompt forward per prompt, one forward per token over the responses that are left.
     """
+
+    takes_hook: ClassVar[bool] = True  # the engine it opens has a `hook` that sees the logits before each draw
 
     max_concurrent: int = Field(256, ge=1, description="responses sampled at a time")
     max_cache_tokens: int = Field(262_144, ge=1, description="tokens whose keys and values are held at a time")

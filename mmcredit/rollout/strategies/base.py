@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from mmcredit.components import Component
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
@@ -27,6 +30,13 @@ class Stage(Protocol):
     policy: Policy
     engine: RolloutEngine
     sampling: Sampling
+    max_prompt_tokens: int | None  # prompts over it are refused by `encode`
+    reward_names: tuple[str, ...]  # parts of the reward, in the order of the config
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training prompts so far."""
+        ...
 
     @property
     def progress(self) -> float:
@@ -65,12 +75,30 @@ class Stage(Protocol):
         """Total rewards of texts, for probes and replay."""
         ...
 
+    def judge(self, items: Sequence[RewardItem]) -> tuple[list[float], Mapping[str, list[float]]]:
+        """Total rewards of texts, and their parts by name."""
+        ...
+
+    def measure(
+        self, name: str, prompts: Sequence[Prompt], rollouts: Rollouts, outputs: Sequence[str], temperature: float
+    ) -> Mapping[str, Tensor]:
+        """[B,T] f32 per output of one no-gradient pass over texts of a strategy (see `Policy.score`).
+
+        It is counted in cost.json as the pass `name` and timed as the stage `name`, apart from the run's own passes.
+        """
+        ...
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ids, special tokens skipped."""
         ...
 
     def note(self, name: str, value: float) -> None:
         """Log `value` as rollout/<name>; a second note of the name in one step is added to the first."""
+        ...
+
+    def spend(self, name: str, **amounts: float) -> None:
+        """Extra work of the strategy `name` (responses, tokens, ...): added up in cost.json as the stage rollout/NAME,
+        and noted for the step as rollout/NAME/AMOUNT."""
         ...
 
     def event(self, message: str) -> None:
@@ -96,6 +124,9 @@ class Strategy(Component):
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         """The batch of this layer."""
         raise TypeError(f"{type(self).__name__} does not implement __call__(asks, rest, stage)")
+
+    def check(self, run: RunConfig) -> None:
+        """Called when the config is read. Raises ValueError for a run that this strategy cannot serve."""
 
     def observe(self, rollouts: Rollouts, stage: Stage) -> None:
         """Told the scored batch (with the signals of `needs()`), before the update."""
