@@ -9,7 +9,7 @@ from mmcredit.credit import Pipeline
 WIDTH = 12
 RECIPES = sorted(config_files.recipes())
 # Credit that does not come from comparing responses of a group: it may live in a group of one or of equal rewards.
-NOT_BY_GROUP = {"reinforce_pp", "opd", "spo_chain", "spo_tree"}
+NOT_BY_GROUP = {"reinforce_pp", "opd", "nsr", "spo_chain", "spo_tree"}
 PENALTY_STAYS = {"ucas"}  # its certainty penalty does not ask how the group did (`zero_constant_groups`)
 
 
@@ -41,7 +41,8 @@ def batch(lengths, rewards, group, **fields):
             "step_id": (torch.arange(t) // 4).expand(b, t).contiguous(),
             "step_accuracy": torch.rand(b, 3),
             "step_confidence": torch.rand(b, 3),
-            "boundary_index": torch.tensor([[-1, 3, -2]]).expand(b, 3).contiguous(),
+            # the prompt, the token before the last one of longer responses, and an unused slot
+            "boundary_index": torch.tensor([[-1, n - 2 if n > 2 else -2, -2] for n in lengths]),
             "boundary_value": torch.rand(b, 3),
             "parent_value": torch.rand(b),
             "child_value": torch.rand(b),

@@ -115,6 +115,24 @@ def test_ucas_with_mean_confidence():
     assert torch.allclose(credit.advantages, (outcome * weight)[:, None] * rollouts.mask, atol=1e-5)
 
 
+def test_ucas_in_dr_grpo_mode():
+    """As released (Z not divided by its deviation) a short success weighs 29 times; standardised it does not."""
+    rollouts = ucas_rollouts()
+    released = assign_credit(rollouts, [{"ucas": {"std": False, "standardise": False}}]).advantages
+    expected = padded([[0.029116, 0.018246, 0.007377, 0.024768], [14.605619, 14.599098]], 4)
+    assert torch.allclose(released[:2], expected, atol=1e-5)
+    ours = assign_credit(rollouts, [{"ucas": {"std": False, "lam": 0.0}}]).advantages
+    z = torch.tensor([0.918400, -1.305094, 0.628379, -0.241684])
+    weight = torch.where(torch.arange(4) < 2, torch.exp(-0.25 * z), torch.exp(0.35 * z))
+    outcome = torch.tensor([0.5, 0.5, -0.5, -0.5])
+    assert torch.allclose(ours, (outcome * weight)[:, None] * rollouts.mask, atol=1e-5)
+    unweighted = [{"ucas": {"std": False, "b_pos": 0.0, "b_neg": 0.0, "lam": 0.0}}]
+    assert torch.equal(assign_credit(rollouts, unweighted).advantages, assign_credit(rollouts, ["dr_grpo"]).advantages)
+    certain = rollouts.with_signals({"self_certainty": 1e4 * rollouts.signal("self_certainty")})
+    far = assign_credit(certain, [{"ucas": {"std": False, "standardise": False}}]).advantages
+    assert bool(torch.isfinite(far).all())
+
+
 def test_ucas_constant_groups_and_groups_of_one():
     signals = {"self_certainty": padded([[3.0, 4.0], [5.0]]), "sampled_logit": padded([[20.0, 30.0], [10.0]])}
     constant = rollouts_of([1.0, 1.0], [2, 1], signals=signals)

@@ -97,3 +97,37 @@ def test_mismatch_config_errors():
         Objective(mismatch={"kind": "token_tis", "floor": 0.5})
     with pytest.raises(ValueError, match="above cap"):
         Objective(mismatch={"kind": "token_mask", "floor": 3.0, "cap": 2.0})
+
+
+def test_failed_responses_that_the_policy_has_left_are_dropped():
+    """DeepSeek-V3.2's mask on B0, A = [1,-1,-1,1]: mean_t(old - new) of the failed rows is .319540 and -.076451."""
+    drift = [sum(math.log(OLD[i][t] / NEW[i][t]) for t in range(n)) / n for i, n in enumerate(LENGTHS)]
+    assert drift[1] == pytest.approx(0.319540, abs=1e-5)
+    assert drift[2] == pytest.approx(-0.076451, abs=1e-5)
+    rollouts, credit = b0(), broadcast_credit(b0(), SIGNS)
+    plain, expected = gradient_of(Objective(), rollouts, credit)
+    for delta, dropped in ((0.5, []), (0.33, []), (0.31, [1]), (0.0, [1])):
+        out, gradient = gradient_of(Objective(mismatch={"kind": "none", "delta": delta}), rollouts, credit)
+        kept = [i for i in range(4) if i not in dropped]
+        assert torch.equal(gradient[kept], expected[kept])  # the denominator stays
+        assert not gradient[dropped].any()
+        assert out.metrics["off_policy_dropped"] == len(dropped) / 4
+        assert dropped or out.loss.item() == plain.loss.item()
+    good = broadcast_credit(rollouts, [1.0, 1.0, 1.0, 1.0])  # row 1 again, but it was right
+    out, _ = gradient_of(Objective(mismatch={"kind": "none", "delta": 0.0}), rollouts, good)
+    assert out.metrics["off_policy_dropped"] == 0
+
+
+def test_the_off_policy_mask_beside_a_correction_and_alone():
+    rollouts, credit = b0(sampler_logprobs=SAMPLER), broadcast_credit(b0(), SIGNS)
+    both = Mismatch(kind="token_tis", delta=0.1)(new_logprobs(), rollouts, rollouts.mask, credit.advantages)
+    alone = Mismatch(kind="token_tis")(new_logprobs(), rollouts, rollouts.mask)
+    assert not both.weights[1, :2].any()
+    assert torch.equal(both.weights[[0, 2, 3]], alone.weights[[0, 2, 3]])
+    assert both.metrics["mismatch_outside_fraction"] == alone.metrics["mismatch_outside_fraction"]
+    assert not Objective(mismatch={"kind": "none", "delta": 0.5}).needs().sampler_logprobs
+    on_policy = b0().replace(old_logprobs=None)
+    first = Mismatch(kind="none", delta=0.0)(new_logprobs(), on_policy, on_policy.mask, credit.advantages)
+    assert first.weights[on_policy.mask].min() == 1  # nothing has been left at the first update
+    with pytest.raises(ValueError, match="kind none has no cap and no floor"):
+        Objective(mismatch="none")

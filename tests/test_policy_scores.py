@@ -242,17 +242,17 @@ def test_logits_never_exceed_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_output_names_the_known_ones() -> None:
     policy, prompts, rollouts = batch("qwen2")
-    with pytest.raises(ValueError, match="unknown output 'entropi'; known: entropy"):
+    with pytest.raises(ValueError, match="unknown output 'entropi'; known: attention_entropy, entropy"):
         policy.score(prompts, rollouts, [Pass(CLEAN, frozenset({"entropi"}))], temperature=1.0)
     with pytest.raises(ValueError, match="temperature of scores must be positive, got 0"):
         policy.score(prompts, rollouts, [Pass(CLEAN, ALL)], temperature=0)
 
 
-def test_kl_target_names() -> None:
-    assert scores.kl_target(CLEAN, "kl_to:blind") == BLIND
-    assert scores.kl_target(BLIND, "kl_to:clean") == CLEAN
-    assert scores.kl_target(CLEAN, "kl_to:corrupted#2") == View("corrupted", 2)
-    assert scores.kl_target(BLIND, "kl_to:reference") == View("blind", weights="reference")
+def test_target_view_names() -> None:
+    assert scores.target_view(CLEAN, "kl_to:blind") == BLIND
+    assert scores.target_view(BLIND, "kl_to:clean") == CLEAN
+    assert scores.target_view(CLEAN, "kl_to:corrupted#2") == View("corrupted", 2)
+    assert scores.target_view(BLIND, "kl_to:reference") == View("blind", weights="reference")
 
 
 def test_no_responses_is_an_empty_result_and_empty_rows_an_error() -> None:

@@ -53,6 +53,9 @@ class AttentionEntropy(CreditMethod):
     rho: float = Field(0.2, gt=0, le=1, description="hard modes: share of tokens kept")
     normalizer: Normalizer = Field("kept", description="hard modes: denominator of the loss")
     seed: int = Field(0, description="random mode")
+    layer: int | None = Field(None, ge=0, description="layer of the attention, from 0; none = the middle one")
+    normalised: bool = Field(True, description="entropy over log(context length); else nats (a control for position)")
+    first_key: bool = Field(True, description="with the first key, often a sink; else the others, renormalised")
 
     @model_validator(mode="after")
     def _ordered(self) -> AttentionEntropy:
@@ -61,7 +64,10 @@ class AttentionEntropy(CreditMethod):
         return self
 
     def needs(self) -> Needs:
-        return Needs(signals=() if self.mode == "random" else ("attention_entropy",))
+        if self.mode == "random":
+            return Needs()
+        chosen = {"layer": self.layer, "normalised": self.normalised, "first_key": self.first_key}
+        return Needs(signals=("attention_entropy",), settings={"attention_entropy": chosen})
 
     def __call__(self, credit: Credit, rollouts: Rollouts, step: Step) -> Credit:
         mask = credit.loss_mask

@@ -27,7 +27,8 @@ class DivergenceWeight(CreditMethod):
     Source: arXiv 2603.22446 (Sparse but Critical), the training variant. With `against: old` (the paper) r = 1 at the
     first mini-batch after a rollout, so w = 1 there: the method acts from the second update on the same rollouts, and
     never in an on-policy run. It is computed at every mini-batch. `against: base` (ours) puts the signal `divergence`,
-    measured once per rollout batch against the base model, in the place of k_t, and acts from the first update.
+    measured once per rollout batch against the base model (the reference), in the place of k_t, and acts from the first
+    update. `measure` chooses the divergence: exact KL(policy || base), its reverse, Jensen-Shannon or total variation.
     `self_normalised` divides by the mean of w (a control: the high variant also makes the step larger).
     Defaults: ours, the paper's alpha and s could not be found: k3 is .01 to .2 inside the clip range, so alpha = 1
     would change a weight by less than 5 %.
@@ -38,9 +39,12 @@ class DivergenceWeight(CreditMethod):
     alpha: float = Field(10.0, allow_inf_nan=False, description="slope; negative = small shifts weigh more")
     s: float = Field(1.0, ge=0, le=2, description="strength: weights stay within 1 +- s/2")
     self_normalised: bool = Field(False, description="divide by the mean weight of the tokens in the loss")
+    measure: Literal["kl", "reverse_kl", "js", "tv"] = Field("kl", description="against base: which divergence")
 
     def needs(self) -> Needs:
-        return Needs(signals=("divergence",)) if self.against == "base" else Needs(old_logprobs=True)
+        if self.against == "old":
+            return Needs(old_logprobs=True)
+        return Needs(signals=("divergence",), settings={"divergence": {"measure": self.measure}})
 
     def __call__(self, credit: Credit, rollouts: Rollouts, step: Step) -> Credit:
         if self.against == "old":

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import center, constant_groups, group_sizes, group_std, normalize
-from mmcredit.credit.tokens import token_signal
+from mmcredit.credit.tokens import MAX_LOG_RATIO, token_signal
 from mmcredit.rollouts import Credit, Rollouts, broadcast
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ class UCAS(CreditMethod):
     Source: arXiv 2510.10649 (Findings of ACL 2026); algorithm and constants 0.25 / 0.35 / 0.05 from the released code
     (xvolcano02/UCAS@b122ff2), hard-coded there. `agg: sum` is the code's: it mostly ranks length, since each c holds
     log V; the words of the paper suggest `mean`.
-    Differs from the code: sums and min/max cover sampled tokens only (there also the cell after the end); Z is always
-    standardised (there not in Dr.GRPO mode: weights of 14); a group of one is 0 (there exp(0.35 C) overflows).
+    `std: false` is the Dr.GRPO outcome R - mean_g R; the release then leaves Z unstandardised too, which gives weights
+    of 29 in a group of four (`standardise: false`, exponents at most 20).
+    Differs from the code: sums and min/max cover sampled tokens only (there also the cell after the end); Z is
+    standardised in both modes unless told otherwise; a group of one is 0 (there exp(0.35 C) overflows).
     As released, a constant group still gets -lam l_t on every token, a push for entropy, unless `zero_constant_groups`.
     With b_pos = b_neg = lam = 0 it is GRPO, bit for bit. l depends on the batch: compute on the whole batch.
     Passes: none; both signals are reductions of the logits of the clean pass (a fused cross-entropy cannot give them).
@@ -46,6 +48,8 @@ class UCAS(CreditMethod):
         0.05, ge=0, validation_alias=AliasChoices("lam", "lambda"), description="weight of the certainty penalty"
     )
     agg: Literal["sum", "mean"] = Field("sum", description="confidence of a response from its tokens'")
+    std: bool = Field(True, description="divide the outcome by the group's standard deviation; false = Dr.GRPO's")
+    standardise: bool = Field(True, description="divide Z by its standard deviation; false = as released with Dr.GRPO")
     zero_constant_groups: bool = Field(False, description="no penalty in groups of equal rewards")
 
     def needs(self) -> Needs:
@@ -58,9 +62,11 @@ class UCAS(CreditMethod):
         if self.agg == "mean":
             confidence = confidence / rollouts.lengths.clamp(min=1)
         spread = group_std(confidence, index, num_groups, 1)[index]
-        z = center(confidence, index, num_groups) / (spread + 1e-6)
-        outcome = normalize(rewards, index, num_groups)
-        weight = torch.where(outcome > 0, (-self.b_pos * z).exp(), (self.b_neg * z).exp())
+        z = center(confidence, index, num_groups)
+        z = z / (spread + 1e-6) if self.standardise else z
+        outcome = normalize(rewards, index, num_groups) if self.std else center(rewards, index, num_groups)
+        exponent = torch.where(outcome > 0, -self.b_pos * z, self.b_neg * z).clamp(max=MAX_LOG_RATIO)
+        weight = exponent.exp()
         shaped = broadcast(outcome * weight.to(rewards.dtype), mask)
         penalty = self.lam * scale_to_unit(token_signal(rollouts, "sampled_logit", mask).double(), mask)
         advantages = shaped - penalty.to(rewards.dtype)

@@ -21,6 +21,7 @@ from mmcredit.credit.tokens import (
     top_per_response,
     within,
 )
+from mmcredit.policy.view_settings import MaskedView
 from mmcredit.rollouts import Credit, Rollouts
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class VPPO(CreditMethod):
     """Spotlight on token perception: token-level gradient filtering (TGF) and trajectory-level advantage shaping (TAS).
 
     S_t = e^d - d - 1 with d = log pi_masked - log pi_old of the sampled token, clamped to +-20, S capped at `s_max`;
-    masked is the same prompt with random 14x14 patches of the image set to black, one draw per response.
+    masked is the same prompt with random squares of the image set to black, one draw per prompt and step.
     TGF: of each response the ceil(keep*n) tokens of largest S keep their advantage; equal S in token order.
     TAS: s_i = mean_t S; z_i = min-max of s over the batch; alpha_i = bmin + z_i*(bmax - bmin), with
     bmax = bmin + (1 - bmin)/(mean z + 1e-8), which makes the mean of alpha 1; A_i <- A_i*alpha_i. If s varies by
@@ -43,8 +44,9 @@ class VPPO(CreditMethod):
     without media, or with a log-prob that is not finite (counted), enter no statistic and keep all their tokens
     (released: S = 0, an arbitrary 40 %). The dropped tokens stay in the denominator, as released; `normalizer: kept`
     takes them out. `entropy_keep` also keeps that share of the most uncertain tokens of a response. The release's
-    entropy term 0.06*mean(-log p) belongs to the objective.
-    Defaults: keep .4, bmin .9 (released code).
+    entropy term 0.06*mean(-log p) belongs to the objective. One draw of the mask serves all responses of a prompt, so
+    that its masked image is encoded once (released: one per response); videos are masked too (released: S = 0).
+    Defaults: keep .4, bmin .9, squares of 14 pixels with probability .5 (released code).
     Passes: one masked pass, no gradient.
     """
 
@@ -55,10 +57,13 @@ class VPPO(CreditMethod):
     entropy_keep: float = Field(0.0, ge=0, le=1, description="share of the most uncertain tokens kept besides")
     normalizer: Normalizer = Field("all", description="denominator of the loss")
     s_max: float = Field(10.0, gt=0, description="cap of S")
+    probability: float = Field(0.5, ge=0, le=1, description="of a square to be black")
+    patch_size: int = Field(14, gt=0, description="side of a square, pixels of the image as the model sees it")
 
     def needs(self) -> Needs:
         entropy = ("entropy",) if self.entropy_keep > 0 else ()
-        return Needs(signals=("masked_logprobs", *entropy), old_logprobs=True)
+        view = MaskedView(probability=self.probability, patch_size=self.patch_size)
+        return Needs(signals=("masked_logprobs", *entropy), old_logprobs=True, views={"masked": view})
 
     def __call__(self, credit: Credit, rollouts: Rollouts, step: Step) -> Credit:
         mask = credit.loss_mask

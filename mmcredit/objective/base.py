@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -82,6 +82,13 @@ class RegularizerInputs:
     credit: Credit
     passes: Mapping[str, Tensor]
     weights: Tensor  # the aggregate's weights of the whole mini-batch, these rows
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)  # what `prepare` made of the mini-batch, these rows
+    progress: float | None = None  # share of the run that is done; None = outside a run: schedules are at rest
+
+    def detach(self) -> RegularizerInputs:
+        """The same numbers without their graphs."""
+        passes = {name: value.detach() for name, value in self.passes.items()}
+        return replace(self, logprobs=self.logprobs.detach(), passes=passes)
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,51 @@ class RegularizerLoss:
 
 
 class Regularizer(Component):
-    """A further term of the loss. `needs().passes` names what it must be given at update time."""
+    """A further term of the loss. `needs()` names what it must be given at update time, and which views it sees."""
 
     def __call__(self, inputs: RegularizerInputs) -> RegularizerLoss:
         """The term for these rows; the terms of all micro-batches add up to that of the mini-batch."""
         raise TypeError(f"{type(self).__name__} does not implement __call__(inputs)")
 
-    def pass_options(self) -> dict[str, Any]:
-        """Settings of the passes it asks for (views, corruptions, ...), by name."""
+    def prepare(
+        self,
+        rollouts: Rollouts,
+        credit: Credit,
+        weights: Tensor,
+        *,
+        progress: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """What depends on the whole mini-batch, computed before it is split: its own denominators, random choices.
+
+        Every tensor has the responses on axis 0, and a part gets its rows. `rows` [B] bool names the responses whose
+        term is not 0 whatever the policy says: no pass is run for the others. `weights` are the policy term's.
+        """
+        return {"rows": (weights != 0).any(1)}
+
+    def look(self, inputs: RegularizerInputs) -> dict[str, Tensor]:
+        """Where `sees_whole_batch`: more of `prepare`, from the values of all passes on the whole mini-batch."""
         return {}
+
+    def unchanged(self, prepared: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        """Entries of `prepared` that change because every view of the responses `rows` [B] bool shows the clean prompt:
+        a term that is 0 then, in value and gradient, need not be computed."""
+        return {}
+
+    @property
+    def sees_whole_batch(self) -> bool:
+        """Whether `look` must be called before any part of a mini-batch."""
+        return False
+
+    @property
+    def one_view_per_response(self) -> bool:
+        """Whether at most one of several views of a response gets a gradient."""
+        return False
+
+    @property
+    def clean_is_constant(self) -> bool:
+        """Whether the term has no gradient through `inputs.logprobs`, only through passes."""
+        return False
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmcredit.components import explain
-from mmcredit.objective.base import MAX_LOG_RATIO, masked
+from mmcredit.objective.base import MAX_LOG_RATIO, masked, response_mean
 from mmcredit.rollouts import Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["token_tis", "sequence_tis", "token_mask", "sequence_mask", "geometric_mask"]
+Kind = Literal["token_tis", "sequence_tis", "token_mask", "sequence_mask", "geometric_mask", "none"]
 
 # (floor, cap) where a config says nothing.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -25,6 +25,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "token_mask": (0.5, 5.0),  # IcePop
     "sequence_mask": (0.0, 3.0),  # TRL's default
     "geometric_mask": (0.99, 1.001),  # verl's example of a per-token mean over a sequence
+    "none": (0.0, 1.0),
 }
 
 
@@ -37,7 +38,7 @@ class Correction:
 
 
 class Mismatch(BaseModel):
-    """Importance weight of the sampling engine against the training engine, w = pi_old / pi_sampler.
+    """Importance weight of the sampling engine against the training engine, w = pi_old / pi_sampler; stale failures.
 
     token_tis: min(w_t, cap).  sequence_tis: min(prod_t w_t, cap) on every token of the response.  token_mask: w_t where
     floor <= w_t <= cap, else 0 (IcePop).  sequence_mask: prod_t w_t on every token if inside the bounds, else 0 (MIS).
@@ -46,8 +47,11 @@ class Mismatch(BaseModel):
     change. Without `old_logprobs` the update is on-policy, and the current log-probs (detached) stand in.
 
     A missing or non-finite sampler log-prob gives w = 1 for its token and is counted (`mismatch_missing`).
-    Source: verl rollout_corr_helper.py, TRL's grpo_trainer (sequence_mask, cap 3.0), IcePop. Passes: none; the
-    sampling engine must report log-probs.
+    `delta`, with any kind or alone (`kind: none`): a response of negative credit (its sum over the tokens in the loss)
+    is dropped where mean_t(old - current) > delta, the policy having left what it did wrong anyway; DeepSeek-V3.2 has
+    about 0.5. It can act from the second update on the same rollouts.
+    Source: verl rollout_corr_helper.py, TRL's grpo_trainer (sequence_mask, cap 3.0; off-policy mask), IcePop. Passes:
+    none; the sampling engine must report log-probs (except for `none`).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,10 +59,13 @@ class Mismatch(BaseModel):
     kind: Kind = Field("token_tis", description="what is weighed or masked")
     cap: float | None = Field(None, gt=0, description="largest weight; none = the kind's own")
     floor: float | None = Field(None, ge=0, description="least weight that a mask keeps; none = the kind's own")
+    delta: float | None = Field(None, ge=0, description="nats per token past which failed responses are dropped")
 
     @model_validator(mode="after")
     def _filled(self) -> Mismatch:
         floor, cap = BOUNDS[self.kind]
+        if self.kind == "none" and (self.delta is None or self.cap is not None or self.floor is not None):
+            raise ValueError("kind none has no cap and no floor; it is there for delta, which must be set")
         if self.floor is not None and self.kind.endswith("_tis"):
             raise ValueError(f"floor has no meaning for {self.kind}; it only truncates from above")
         self.cap = cap if self.cap is None else self.cap
@@ -67,8 +74,31 @@ class Mismatch(BaseModel):
             raise ValueError(f"floor {self.floor} is above cap {self.cap}")
         return self
 
-    def __call__(self, logprobs: Tensor, rollouts: Rollouts, loss_mask: Tensor) -> Correction:
-        """The weights of these rows; `logprobs` [B,T] stand in for missing `old_logprobs`."""
+    def __call__(
+        self, logprobs: Tensor, rollouts: Rollouts, loss_mask: Tensor, advantages: Tensor | None = None
+    ) -> Correction:
+        """The weights of these rows; `logprobs` [B,T] stand in for missing `old_logprobs`.
+
+        `advantages` [B,T] are read by `delta`.
+        """
+        found = Correction(torch.ones_like(logprobs.detach()), {}) if self.kind == "none" else None
+        found = found or self._engines(logprobs, rollouts, loss_mask)
+        if self.delta is None:
+            return found
+        assert advantages is not None, "delta reads advantages"
+        stale = self._stale(logprobs.detach(), rollouts, masked(advantages, loss_mask))
+        share = float((stale & loss_mask.any(1)).sum()) / max(1, int(loss_mask.any(1).sum()))
+        weights = torch.where(stale[:, None] & rollouts.mask, 0.0, found.weights)
+        return Correction(weights, found.metrics | {"off_policy_dropped": share})
+
+    def _stale(self, logprobs: Tensor, rollouts: Rollouts, advantages: Tensor) -> Tensor:
+        """[B] bool: failed responses that the policy has left."""
+        old = logprobs if rollouts.old_logprobs is None else rollouts.old_logprobs
+        drift = response_mean((old - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO), rollouts.mask)
+        return (advantages.sum(1) < 0) & (drift > self.delta)
+
+    def _engines(self, logprobs: Tensor, rollouts: Rollouts, loss_mask: Tensor) -> Correction:
+        """The correction between engines."""
         assert self.cap is not None
         assert self.floor is not None
         mask = rollouts.mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class Objective:
         clip: {low, high, dual} for fixed bounds, or {kind: fields}.
         aggregate: name or {name: fields}.
         regularizers: list of names or {name: fields}.
-        mismatch: correction for the gap between sampler and trainer, {kind, cap, floor}; see `Mismatch`.
+        mismatch: correction for the gap between sampler and trainer, {kind, cap, floor, delta}; see `Mismatch`.
 
     Raises ValueError for an unknown name or field.
     """
@@ -70,7 +70,7 @@ class Objective:
 
     def needs(self) -> Needs:
         """The union of what the parts need."""
-        needs = Needs(sampler_logprobs=self.mismatch is not None)
+        needs = Needs(sampler_logprobs=self.mismatch is not None and self.mismatch.kind != "none")
         for part in (self.ratio, self.clip, self.aggregate, *self.regularizers):
             needs = needs | part.needs()
         return needs
@@ -86,6 +86,20 @@ class Objective:
         with torch.no_grad():
             return self.aggregate.weights(rollouts, credit)
 
+    def prepare(
+        self,
+        rollouts: Rollouts,
+        credit: Credit,
+        weights: Tensor,
+        progress: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Mapping[str, Tensor]]:
+        """Per regularizer, what it computes on the whole mini-batch before it is split (`Regularizer.prepare`)."""
+        with torch.no_grad():
+            return [
+                r.prepare(rollouts, credit, weights, progress=progress, generator=generator) for r in self.regularizers
+            ]
+
     def __call__(
         self,
         logprobs: Tensor,
@@ -93,13 +107,18 @@ class Objective:
         credit: Credit,
         passes: Mapping[str, Tensor] | None = None,
         weights: Tensor | None = None,
-        progress: float = 0.0,
+        progress: float | None = None,
+        prepared: Sequence[Mapping[str, Tensor]] | None = None,
+        without: Collection[int] = (),
     ) -> ObjectiveOutput:
         """Loss and metrics of these rows.
 
         `logprobs` [B,T] carries the gradient. `passes` holds what the regularizers declared, by name. Without
-        `rollouts.old_logprobs` the update is on-policy: the ratio is 1 in value and carries the gradient. Raises
-        ValueError for a wrong shape, a missing pass, or a non-finite log-prob inside the loss mask.
+        `rollouts.old_logprobs` the update is on-policy: the ratio is 1 in value and carries the gradient. `progress` is
+        the share of the run that is done (None = outside a run: no warm-up, no annealing). A part of a mini-batch is
+        handed its rows of `weights` and `prepared`, both computed on the whole. Regularizers at the positions `without`
+        are left out. Raises ValueError for a wrong shape, a missing pass, or a non-finite log-prob inside the loss
+        mask.
         """
         shape = tuple(rollouts.tokens.shape)
         for name, value in (("logprobs", logprobs), ("credit.advantages", credit.advantages)):
@@ -107,16 +126,21 @@ class Objective:
                 raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
         if weights is None:
             weights = self.weights(rollouts, credit)
-        loss = self.policy_loss(logprobs, rollouts, credit, progress)
+        loss = self.policy_loss(logprobs, rollouts, credit, progress or 0.0)
         token_loss, mismatch = loss.loss, {}
         if self.mismatch is not None:
-            correction = self.mismatch(logprobs, rollouts, credit.loss_mask)
+            correction = self.mismatch(logprobs, rollouts, credit.loss_mask, credit.advantages)
             token_loss, mismatch = token_loss * correction.weights, correction.metrics
         total = policy = (weights * token_loss).sum()
         metrics = _metrics(loss, credit, float(policy.detach())) | mismatch
-        for regularizer in self.regularizers:
+        if prepared is None:
+            prepared = self.prepare(rollouts, credit, weights, progress)
+        for place, regularizer in enumerate(self.regularizers):
+            if place in without:
+                continue
             _require(regularizer, passes or {})
-            term = regularizer(RegularizerInputs(logprobs, rollouts, credit, passes or {}, weights))
+            inputs = RegularizerInputs(logprobs, rollouts, credit, passes or {}, weights, prepared[place], progress)
+            term = regularizer(inputs)
             total = total + term.loss
             metrics.update(term.metrics)
         metrics["loss"] = float(total.detach())

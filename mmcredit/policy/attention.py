@@ -27,6 +27,8 @@ from mmcredit.policy.layout import Layout, Rectangle, ResponseBatch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmcredit.policy.attention_entropy import Recorder
+
 NAME = "mmcredit"
 # What other attention kinds hand to their function. A split that ignored them would be silently wrong.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "cache")
@@ -140,9 +142,15 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     shared: Layout | None = None,
+    recorder: Recorder | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function. Raises NotImplementedError for a shared layout with windows, soft caps or sinks."""
+    """The attention function. Raises NotImplementedError for a shared layout with windows, soft caps or sinks.
+
+    A `recorder` is shown queries and keys of the layers it asks for.
+    """
+    if recorder is not None:
+        recorder.take(getattr(module, "layer_idx", -1), query, key, scaling, shared, kwargs)
     if shared is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

@@ -127,6 +127,7 @@ class PromptEncoder:
             media=media,
             media_keys=keys,
             unexpanded=unexpanded,
+            sample=sample,
         )
 
     def _check_text(self, sample: Sample) -> None:

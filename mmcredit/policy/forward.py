@@ -23,6 +23,8 @@ from mmcredit.policy.vision import Feature, VisionEncoder, prompt_feature
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mmcredit.policy.attention_entropy import Recorder
+
 LayoutName = Literal["shared", "padded"]
 
 
@@ -76,13 +78,21 @@ class Body:
         return self.embed.weight.device
 
     def hidden(
-        self, rows: Sequence[Row], *, blind: bool, layout: LayoutName, weights: str, cost: ViewCost, backward: int = 3
+        self,
+        rows: Sequence[Row],
+        *,
+        blind: bool,
+        layout: LayoutName,
+        weights: str,
+        cost: ViewCost,
+        backward: int = 3,
+        recorder: Recorder | None = None,
     ) -> Tensor:
         """[sum R, d]: the states that predict each token of each row, row after row. `backward`: cost factor of a
-        forward whose graph is kept."""
+        forward whose graph is kept. A `recorder` has its `values` of the same positions afterwards."""
         started = time.perf_counter()
         run = self._shared if layout == "shared" else self._padded
-        states, computed = run(rows, blind, weights, cost)
+        states, computed = run(rows, blind, weights, cost, recorder)
         factor = backward if states.requires_grad else 1
         cost.forwards += 1
         cost.tokens += computed
@@ -146,7 +156,9 @@ class Body:
         )
         return out.last_hidden_state
 
-    def _shared(self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost) -> tuple[Tensor, int]:
+    def _shared(
+        self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None
+    ) -> tuple[Tensor, int]:
         layout = build_layout(rows, blind, self.device)
         embeds = self.embed(layout.tokens)
         deepstack: tuple[Tensor, ...] = ()
@@ -156,10 +168,15 @@ class Body:
         # A 4-D mask passes through mask creation untouched, and the split attention does not look at it.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeds.device)
         positions = layout.positions[..., None, :]
-        states = self._run(embeds[None], positions, mask, layout.visual, deepstack, shared=layout)
+        extra = {} if recorder is None else {"recorder": recorder}
+        states = self._run(embeds[None], positions, mask, layout.visual, deepstack, shared=layout, **extra)
+        if recorder is not None:
+            recorder.harvest(layout.source)
         return states[0].index_select(0, layout.source), len(layout)
 
-    def _padded(self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost) -> tuple[Tensor, int]:
+    def _padded(
+        self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None
+    ) -> tuple[Tensor, int]:
         device = self.device
         lengths = [(len(r.prompt), r.tokens.shape[0]) for r in rows]
         width = max(p + t - 1 for p, t in lengths)
@@ -186,5 +203,12 @@ class Body:
         else:
             flat, deepstack = self._insert(embeds.flatten(0, 1), [r.prompt for r in rows], places, weights, cost)
             embeds = flat.view(embeds.shape)
-        states = self._run(embeds, positions.to(device), mask.to(device), places, deepstack)
+        extra: dict[str, Any] = {}
+        if recorder is not None:
+            recorder.spans = [(p - 1, p + t - 1) for p, t in lengths]
+            recorder.seen = (real & ~visual if blind else real).to(device)
+            extra["recorder"] = recorder
+        states = self._run(embeds, positions.to(device), mask.to(device), places, deepstack, **extra)
+        if recorder is not None:
+            recorder.harvest(None)
         return states.flatten(0, 1).index_select(0, torch.cat(source).to(device)), tokens.numel()

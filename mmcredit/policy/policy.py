@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import Sample
-from mmcredit.policy import agreement, batching, scores
+from mmcredit.policy import agreement, batching, scores, shown
+from mmcredit.policy.attention_entropy import Recorder
 from mmcredit.policy.batching import MicroBatch
 from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.costs import Costs, ViewCost
@@ -24,12 +25,14 @@ from mmcredit.policy.layout import Row
 from mmcredit.policy.load import load_model
 from mmcredit.policy.passes import CLEAN, Pass, View
 from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.shown import MakePrompt
 from mmcredit.rollouts import Rollouts
 
 if TYPE_CHECKING:
     from torch import nn
 
 Scores = dict[View, dict[str, Tensor]]
+Viewed = tuple[Tensor, Tensor | None]
 
 
 class Policy:
@@ -37,8 +40,8 @@ class Policy:
 
     `suppressed_ids` have probability 0 in every score, and an engine must never sample them. `reference` is a frozen
     model for views with ``weights="reference"`` (a `Body`; with LoRA none is needed: the adapters are switched off).
-    `view_prompts` makes, by view name, the prompt that a view other than clean and blind shows. `costs` counts every
-    forward.
+    `view_prompts` makes, by view name, the prompt that a view other than clean and blind shows, or None where there is
+    none (no hint for a teacher): outputs of its responses are NaN then. `costs` counts every forward.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Policy:
         self.suppressed_ids: tuple[int, ...] = tuple(sorted(set(self.body.kinds.values())))
         self.eos_token_ids: tuple[int, ...] = self._eos()
         self.reference: Body | None = None
-        self.view_prompts: dict[str, Callable[[View, Prompt], Prompt]] = {}
+        self.view_prompts: dict[str, MakePrompt] = {}
         self.costs = Costs()
         self._layout: LayoutName | None = None if self.config.layout == "shared" else "padded"
 
@@ -143,7 +146,8 @@ class Policy:
         """Cut the responses into micro-batches of at most `budget` tokens, visual ones included (see `batching`)."""
         self._check(prompts, rollouts)
         layout = layout or self.layout(prompts, rollouts)
-        lengths = rollouts.valid.sum(1).tolist()
+        # A response that bears no credit (left out by a strategy, or filtered as overlong) is not worth a forward.
+        lengths = (rollouts.valid.sum(1) * rollouts.mask.any(1)).tolist()
         return batching.micro_batches(prompts, rollouts.group.tolist(), lengths, budget=budget, layout=layout)
 
     @torch.no_grad()
@@ -160,7 +164,7 @@ class Policy:
         """Run no-gradient passes over all responses. ``prompts[i]`` belongs to the responses with ``group == i``.
 
         Returns [B,T] float32 per view and output (`head_input` [B,T,d]) on the device of the rollouts, 0 where a token
-        is not valid. All passes share micro-batches of `budget` tokens (default `model.score_tokens`); `progress` is
+        is not valid and in responses without a token that may carry credit. All passes share micro-batches of `budget` tokens (default `model.score_tokens`); `progress` is
         told the responses done. Raises ValueError for an unknown view or output.
         """
         device = rollouts.tokens.device
@@ -223,7 +227,7 @@ class Policy:
         for item in passes:
             for name in item.outputs:
                 if not scores.known_outputs(name):
-                    known = ", ".join(sorted(scores.PER_TOKEN | {"head_input", "kl_to:VIEW"}))
+                    known = ", ".join(sorted(scores.PER_TOKEN | scores.FROM_BODY | {"kl_to:VIEW"}))
                     raise ValueError(f"a pass asks for the unknown output {name!r}; known: {known}")
             wanted[item.view] = wanted.get(item.view, frozenset()) | item.outputs
         return wanted
@@ -267,47 +271,65 @@ class Policy:
         batch = self._rows(prompts, rollouts, [rows[i] for i in inside])
         row_of = torch.cat([torch.full((lengths[i],), i) for i in inside])
         column = torch.cat([torch.arange(lengths[i]) for i in inside])
-        targets = [scores.kl_target(v, n) for v, names in wanted.items() for n in names if n.startswith("kl_to:")]
-        views = list(dict.fromkeys([*wanted, *targets]))
+        targets = {v: [t for n in names if (t := scores.target_view(v, n)) is not None] for v, names in wanted.items()}
+        views = list(dict.fromkeys([*wanted, *(t for found in targets.values() for t in found)]))
         views.sort(key=lambda v: v.name != "clean")  # blind rows without media take over the clean states
         hidden: dict[View, Tensor] = {}
+        there: dict[View, Tensor | None] = {}
+        recorders: dict[View, Recorder] = {}
         for view in views:
-            clean = hidden.get(View(weights=view.weights))
-            hidden[view] = self._view(view, batch, clean)
+            recorded = [n for n in wanted.get(view, ()) if scores.from_body(n) and n != "head_input"]
+            if recorded:
+                recorders[view] = Recorder.of(recorded, self.body.config)
+            clean = None if recorded else hidden.get(View(weights=view.weights))
+            hidden[view], there[view] = self._view(view, batch, clean, recorders.get(view))
         target = torch.cat([r.tokens for r in batch]).to(self.device)
-        return self._read(hidden, target, wanted, temperature), (row_of, column)
+        found = self._read(hidden, target, wanted, temperature)
+        for view, recorder in recorders.items():
+            found[view] |= recorder.values
+        for view, outputs in found.items():
+            for name, values in outputs.items():
+                for known in (there[view], there[scores.target_view(view, name) or view]):
+                    if known is not None:
+                        gone = ~known.to(values.device).view(-1, *[1] * (values.ndim - 1))
+                        values = values.masked_fill(gone, torch.nan)
+                outputs[name] = values
+        return found, (row_of, column)
 
-    def _view(self, view: View, rows: list[Row], clean: Tensor | None) -> Tensor:
-        """[N,d] of one view."""
+    def _view(self, view: View, rows: list[Row], clean: Tensor | None, recorder: Recorder | None) -> Viewed:
+        """States [N,d] of one view; and [N] bool, the tokens that it has a prompt for (None: all)."""
         assert self._layout is not None
         blind = view.name == "blind"
-        if view.name not in ("clean", "blind"):
-            if view.name not in self.view_prompts:
-                known = ", ".join(sorted({"clean", "blind", *self.view_prompts}))
-                raise ValueError(f"a pass asks for the unknown view {view.name!r}; known: {known}")
-            made = {r.number: self.view_prompts[view.name](view, r.prompt) for r in rows}
-            rows = [Row(made[r.number], r.tokens, r.number) for r in rows]
-        chosen = [i for i, r in enumerate(rows) if bool(r.prompt.visual.any())] if blind and clean is not None else []
-        if blind and clean is not None and not chosen:
-            return clean
-        body, weights = self._weights(view)
-        with weights, torch.no_grad() if view.weights == "reference" else nullcontext():
-            states = body.hidden(
-                [rows[i] for i in chosen] if chosen else rows,
-                blind=blind,
-                layout=self._layout,
-                weights=view.weights,
-                cost=self.costs.of(view),
-                backward=4 if self.config.gradient_checkpointing else 3,
-            )
-        if not chosen or len(chosen) == len(rows):
-            return states
-        assert clean is not None
-        lengths = torch.tensor([r.tokens.shape[0] for r in rows])
-        picked = torch.zeros(len(rows), dtype=torch.bool)
-        picked[chosen] = True
-        places = picked.repeat_interleave(lengths).nonzero()[:, 0].to(states.device)
-        return clean.index_copy(0, places, states)
+        seen = shown.of_view(view, rows, self.view_prompts)
+        rest, there = clean, seen.picked
+        if blind and clean is not None:
+            seen = shown.with_media(rows)
+        elif clean is not None and there is None:
+            seen = shown.changed(rows, seen.rows)  # a view that shows the clean prompt has the clean states
+        elif there is not None:
+            size = (there.shape[0], int(self.body.config.hidden_size))
+            rest = torch.zeros(size, dtype=self.body.embed.weight.dtype, device=self.device)
+        if not seen.rows:
+            states = None
+        else:
+            body, weights = self._weights(view)
+            with weights, torch.no_grad() if view.frozen else nullcontext():
+                states = body.hidden(
+                    seen.rows,
+                    blind=blind,
+                    layout=self._layout,
+                    weights=view.weights,
+                    cost=self.costs.of(view),
+                    backward=4 if self.config.gradient_checkpointing else 3,
+                    recorder=recorder,
+                )
+        if recorder is not None:
+            seen.spread_recorded(recorder)
+        if states is None or rest is None:
+            states = rest if states is None else states
+            assert states is not None
+            return states, there
+        return seen.spread(states, rest), there
 
     def _weights(self, view: View) -> tuple[Body, AbstractContextManager[Any]]:
         if view.weights == "policy":

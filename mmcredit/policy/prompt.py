@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmcredit.data.sample import Sample
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -25,6 +27,7 @@ class Prompt:
     media: Mapping[str, Tensor] = field(default_factory=dict)  # processor output: pixel_values, image_grid_thw, ...
     media_keys: tuple[str, ...] = ()  # per image/video: content hash + preprocessing, for the feature cache
     unexpanded: Tensor | None = None  # [P'] int64, one placeholder per media item, for engines that expand themselves
+    sample: Sample | None = field(default=None, repr=False, compare=False)  # what it was made from, for other views
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

@@ -8,36 +8,43 @@ chunk's, whatever the number of responses.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mmcredit.policy.passes import View
+from mmcredit.policy import attention_entropy, divergences
+from mmcredit.policy.divergences import HIDDEN
+from mmcredit.policy.passes import CLEAN, View
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PER_TOKEN = frozenset({"logprobs", "entropy", "logsumexp", "sampled_logit", "self_certainty"})
+FROM_BODY = frozenset({"head_input", "attention_entropy"})  # no logits needed
 CHUNK_BYTES = 256 * 2**20  # float32 logits of all views of a chunk
-
-# Stands for -inf: exp() of it is exactly 0, but 0 times it is 0 and not NaN, in values and gradients alike.
-_HIDDEN = -1e30
 
 
 def known_outputs(name: str) -> bool:
     """Whether a pass may ask for this output."""
-    return name in PER_TOKEN or name == "head_input" or name.startswith("kl_to:")
+    return (
+        name in PER_TOKEN
+        or name == "head_input"
+        or attention_entropy.parse(name) is not None
+        or divergences.parse(CLEAN, name) is not None
+    )
 
 
-def kl_target(view: View, output: str) -> View:
-    """The view that ``kl_to:NAME`` of `view` compares with: ``reference`` = the same view of the reference model, any
-    other name = that view of the same model (``NAME#2`` = index 2)."""
-    name = output.removeprefix("kl_to:")
-    if name == "reference":
-        return View(view.name, view.index, "reference")
-    name, _, index = name.partition("#")
-    return View(name, int(index or 0), view.weights)
+def from_body(name: str) -> bool:
+    """Whether an output comes from the body of the model and needs no logits."""
+    return name.partition(":")[0] in FROM_BODY
+
+
+def target_view(view: View, output: str) -> View | None:
+    """The view that an output of `view` is compared with (``kl_to:NAME`` and its kin), None for any other output."""
+    comparison = divergences.parse(view, output)
+    return None if comparison is None else comparison.target
 
 
 def chunk_length(vocabulary: int, views: int) -> int:
@@ -60,11 +67,12 @@ def token_scores(
 
     hidden: per view [N,d], the input of the LM head at the positions that predict `tokens` [N] int64. `suppressed`:
     [S] int64 ids that are never sampled; they get probability 0 in every quantity. Everything is float32, [N] (
-    `head_input` [N,d]), at `temperature`, except `sampled_logit` (temperature-free). A target that is itself
-    suppressed (inserted into the response, not sampled) gets log-prob 0 without gradient.
+    `head_input` [N,d]), at `temperature`, except `sampled_logit` (temperature-free); `attention_entropy` is not made
+    here. A target that is itself suppressed (inserted into the response, not sampled) gets log-prob 0 without gradient.
     """
-    plan = [(view, name) for view in hidden for name in sorted(wanted.get(view, ())) if name != "head_input"]
-    needed = {view for view, _ in plan} | {kl_target(v, n) for v, n in plan if n.startswith("kl_to:")}
+    plan = [(view, name) for view in hidden for name in sorted(wanted.get(view, ())) if not from_body(name)]
+    targets = {target for v, n in plan if (target := target_view(v, n)) is not None}
+    needed = {view for view, _ in plan} | targets
     views = [view for view in hidden if view in needed]
     missing = needed - set(views)
     assert not missing, f"no hidden states for {missing}"
@@ -90,8 +98,8 @@ def token_scores(
             parts.append(run(tokens[piece], *states))
     stacked = torch.cat(parts, 1) if parts else torch.zeros(len(plan), 0, device=tokens.device)
     for (view, name), values in zip(plan, stacked, strict=True):
-        # The outputs of a chunk are one tensor; those of a frozen model must not look as if they carried a gradient.
-        results[view][name] = values.detach() if view.weights == "reference" else values
+        # The outputs of a chunk are one tensor; those of a frozen view must not look as if they carried a gradient.
+        results[view][name] = values.detach() if view.frozen else values
     return results
 
 
@@ -108,13 +116,14 @@ def _chunk(
     lse: dict[View, Tensor] = {}
     raw: dict[View, Tensor] = {}
     for view, state in states.items():
-        logits = heads[view](state)
+        with torch.no_grad() if view.frozen else nullcontext():
+            logits = heads[view](state)
         logits = logits if logits.dtype == torch.float64 else logits.float()  # float64: finite differences
         if (view, "sampled_logit") in plan:
             # By index: gather would keep the logits for its backward, and they are overwritten below.
             raw[view] = logits[torch.arange(target.shape[0], device=target.device), target]
         # In place: a linear layer's backward does not need its output, and a copy is C x V floats.
-        z[view] = logits.div_(temperature).index_fill_(1, suppressed, _HIDDEN)
+        z[view] = logits.div_(temperature).index_fill_(1, suppressed, HIDDEN)
         lse[view] = z[view].logsumexp(1)
     rows = []
     for view, name in plan:
@@ -134,9 +143,9 @@ def _chunk(
             total = z[view].index_fill(1, suppressed, 0.0).sum(1)
             value = lse[view] - total / (z[view].shape[1] - suppressed.numel())
         else:
-            other = kl_target(view, name)
-            log_p = z[view] - lse[view][:, None]
-            log_q = z[other] - lse[other][:, None]
-            value = (log_p.exp() * (log_p - log_q)).sum(1)
+            compare = divergences.parse(view, name)
+            assert compare is not None, f"unknown output {name}"
+            other = compare.target
+            value = compare(z[view] - lse[view][:, None], z[other] - lse[other][:, None])
         rows.append(value)
     return torch.stack(rows)

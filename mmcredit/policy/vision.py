@@ -7,7 +7,7 @@ gradient through the tower nothing is remembered: the features belong to that gr
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,11 @@ class VisionEncoder:
         """Forget everything."""
         self._cache.clear()
         self._held = 0
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Forget the features of these media keys, of whatever weights."""
+        for key in [k for k in self._cache if k[1] in keys]:
+            self._held -= self._cache.pop(key).bytes
 
     @contextmanager
     def unremembered(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ def plan_scores(needs: Needs, on_policy: bool, check_mismatch: bool = False, giv
     for name in needs.signals:
         if name in given:
             continue
-        signal = build("signal", name)
+        signal = build("signal", {name: needs.settings[name]} if name in needs.settings else name)
         assert isinstance(signal, Signal)
         signals[name] = signal
     passes = [p for signal in signals.values() for p in signal.passes()]

@@ -13,8 +13,9 @@ import torch
 from mmcredit.config import RunConfig, dump
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.intervals import Interval, paired_gain
-from mmcredit.evaluate.standalone import evaluation_sampling
+from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
 from mmcredit.policy.passes import BLIND, CLEAN, Pass
+from mmcredit.replay.store import FOLDER, freeze
 from mmcredit.report.records import Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
@@ -134,6 +135,7 @@ class Trainer:
         config, parts, costs = self.config, self.parts, self.costs
         costs.new_step()
         began = time.perf_counter()
+        parts.views.begin(step)
         batch = self.stage.run(step)
         with costs.stage("score"):
             self.progress.stage("score")
@@ -149,7 +151,8 @@ class Trainer:
             metrics, seen = parts.updater(
                 batch.prompts, rollouts, credit, step, step / config.run.steps, self.progress.advance
             )
-        metrics |= batch_metrics(rollouts, batch.texts, parts.policy.tokenizer) | credit_metrics(credit, rollouts)
+        metrics |= batch_metrics(rollouts, batch.texts, parts.policy.tokenizer, batch.prompts)
+        metrics |= credit_metrics(credit, rollouts)
         metrics |= self._mismatch(rollouts, scores, seen)
         metrics |= self._cost_metrics(rollouts, time.perf_counter() - began)
         self._watch(step, metrics)
@@ -162,6 +165,8 @@ class Trainer:
                 self.records.media, config.data.media, config.log.samples_groups,
             )  # fmt: skip
             self.records.samples.write(step, rows)
+        if config.log.rollouts_every and step % config.log.rollouts_every == 0:
+            self._freeze(rollouts, step)
         if step % 10 == 0:
             self.records.write_cost(costs.as_dict(parts.policy.costs.read()))
 
@@ -182,16 +187,22 @@ class Trainer:
         results = parts.policy.score(batch.prompts, batch.rollouts, passes, temperature=temperature)
         clean = results[CLEAN].get("logprobs") if CLEAN in results else None
         rollouts = batch.rollouts.with_signals(plan.read(results))
-        if plan.old_logprobs:
-            rollouts = rollouts.replace(old_logprobs=clean)
-        if first and clean is not None:
+        if plan.old_logprobs and clean is not None:
+            known = batch.rollouts.old_logprobs  # of replayed responses: those of the policy that sampled them
+            old = clean if known is None else torch.where(torch.isfinite(known), known, clean)
+            rollouts = rollouts.replace(old_logprobs=old)
+        if first and clean is not None and not bool(rollouts.mask.any()):
+            self._event(
+                "no token of the first step bears credit: sampler and trainer were not compared", "alarm", "warning"
+            )
+        elif first and clean is not None:
             found = checks.mismatch(rollouts, clean)
             if found is not None and config.check.parity:
                 self._event(
                     f"parity: KL(sampler || trainer) {found.kl:.3g} nats per token, largest {found.largest:.3g}"
                 )
                 checks.parity_gate(found, config.check)
-            if probe:
+            if probe and bool((rollouts.mask & has_media[:, None]).any()):
                 moved = checks.image_sensitivity(clean, results[BLIND]["logprobs"], has_media, rollouts.mask)
                 self._event(f"image probe: hiding the image moves a log-prob by {moved:.3g} nats on average")
                 checks.image_gate(moved, config.check)
@@ -238,7 +249,7 @@ class Trainer:
         part = config.evaluate.reward or parts.pool.names[0]
         began = time.perf_counter()
         with self.costs.stage("evaluate"):
-            self.progress.evaluation(step, len(pairs))
+            self.progress.evaluation(step, len(pairs) * config.evaluate.samples)
             parts.engine.sync()
             found = evaluate(
                 parts.engine,
@@ -246,13 +257,16 @@ class Trainer:
                 [s for s, _ in pairs],
                 [p for _, p in pairs],
                 sampling,
-                [derive(config.run.seed, "evaluate", s.id) for s, _ in pairs],
+                [evaluation_seeds(config, s.id) for s, _ in pairs],
                 self._decode,
                 part,
                 self.progress.advance,
+                config.evaluate.chosen_k,
             )
         mode = "greedy" if sampling.temperature == 0 else f"T={sampling.temperature:g}"
         more: dict[str, float] = {f"part_{name}": value for name, value in found.parts.items()}
+        for name, score in found.scores.items():
+            more |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
         if self.baseline is not None and len(self.baseline) == len(found.correct):
             gain = paired_gain(self.baseline, found.correct)
             more |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
@@ -319,6 +333,15 @@ class Trainer:
         self.baseline = run["baseline"]
         set_rng_state(run["rng"])
         parts.policy.weights_changed()
+
+    def _freeze(self, rollouts: Rollouts, step: int) -> None:
+        """Keep the batch for `mmcredit replay`. A full disk is an alarm, not the end: the run goes on without it."""
+        config = self.config
+        try:
+            plain = config.model_dump(mode="json")
+            freeze(self.run_dir / FOLDER, rollouts, step, config.run.steps, plain, self.parts.policy.tokenizer)
+        except (OSError, ValueError) as error:  # ValueError: a media file has gone since it was read
+            self._event(f"the rollouts of step {step} were not frozen: {error}", "alarm", "error")
 
     # -- small things -------------------------------------------------------------------------------------------
 

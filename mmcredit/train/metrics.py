@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mmcredit.credit.groups import center, group_sums
+from mmcredit.policy.tokenisation import TokenisationCheck, summarise
 from mmcredit.rollouts import Credit, Rollouts
 
+if TYPE_CHECKING:
+    from mmcredit.policy.prompt import Prompt
 
-def batch_metrics(rollouts: Rollouts, texts: Sequence[str], tokenizer: Any) -> dict[str, float]:
+
+def batch_metrics(
+    rollouts: Rollouts, texts: Sequence[str], tokenizer: Any, prompts: Sequence[Prompt] | None = None
+) -> dict[str, float]:
     """Rewards, groups, lengths, and whether sampled ids read back as themselves."""
-    rewards, lengths = rollouts.rewards, rollouts.lengths.float()
+    # A response that a strategy keeps out of the loss was sampled all the same.
+    lengths = torch.where(rollouts.mask.any(1), rollouts.lengths, rollouts.valid.sum(1)).float()
+    rewards = rollouts.rewards
     index, num_groups = rollouts.group_index()
     spread = group_sums(center(rewards, index, num_groups).abs(), index, num_groups)
     metrics = {
@@ -22,29 +30,53 @@ def batch_metrics(rollouts: Rollouts, texts: Sequence[str], tokenizer: Any) -> d
         "group/zero_signal": float((spread == 0).float().mean()),
         "response/length_mean": float(lengths.mean()),
         "response/length_max": float(lengths.max()),
+        "response/count": float(len(rollouts)),
+        "response/tokens": float(lengths.sum()),
         "response/truncated": float(rollouts.truncated.float().mean()),
         "response/empty": sum(not text.strip() for text in texts) / len(texts),
-        "tokenisation/drift": tokenisation_drift(rollouts, tokenizer),
     }
+    metrics |= tokenisation_metrics(rollouts, tokenizer, prompts)
     for name, values in rollouts.reward_parts.items():
         finite = values[torch.isfinite(values)]
         metrics[f"reward/part/{name}"] = float(finite.mean()) if len(finite) else 0.0
     for name in ("entropy", "blind_logprobs"):
-        if name in rollouts.signals:
+        if name in rollouts.signals and bool(rollouts.mask.any()):
             metrics[f"signal/{name}"] = float(rollouts.signals[name][rollouts.mask].mean())
     return metrics
 
 
-def tokenisation_drift(rollouts: Rollouts, tokenizer: Any) -> float:
-    """Share of responses whose text, tokenised again, gives other ids than those sampled.
+def sampled_stretches(rollouts: Rollouts) -> tuple[list[list[int]], list[int]]:
+    """The ids between what was inserted (a response is one stretch unless something was), and the row of each stretch
+    that follows the prompt directly, -1 for the others. A response without tokens has none."""
+    stretches: list[list[int]] = []
+    rows: list[int] = []
+    for row, (tokens, mask) in enumerate(zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)):
+        places = mask.nonzero()[:, 0]
+        if not len(places):
+            continue
+        cuts = (places[1:] - places[:-1] > 1).nonzero()[:, 0] + 1
+        for part in torch.tensor_split(places, cuts):
+            stretches.append(tokens[part].tolist())
+            rows.append(row if int(part[0]) == 0 else -1)
+    return stretches, rows
 
-    Training uses the sampled ids, so this is harmless here; a reward or PRM that tokenises text anew would look at
+
+def tokenisation_metrics(
+    rollouts: Rollouts, tokenizer: Any, prompts: Sequence[Prompt] | None = None
+) -> dict[str, float]:
+    """Whether sampled ids read back as themselves (see `TokenisationCheck`); with `prompts`, at the prompt's end too.
+
+    Training uses the sampled ids, so drift is harmless here; a reward or PRM that tokenises text anew would look at
     other tokens in these responses.
     """
-    ids = [row[mask].tolist() for row, mask in zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    again = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return sum(a != b for a, b in zip(ids, again, strict=True)) / max(1, len(ids))
+    check = TokenisationCheck(tokenizer)
+    stretches, rows = sampled_stretches(rollouts)
+    boundary: list[bool] = []
+    if prompts is not None:
+        groups = rollouts.group.tolist()
+        first = [(prompts[groups[row]], ids) for row, ids in zip(rows, stretches, strict=True) if row >= 0]
+        boundary = check.boundary_drift([p.tokens[-64:].tolist() for p, _ in first], [ids for _, ids in first])
+    return summarise(check.readings(stretches), boundary).metrics()
 
 
 def credit_metrics(credit: Credit, rollouts: Rollouts) -> dict[str, float]:

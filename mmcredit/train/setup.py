@@ -17,6 +17,7 @@ import torch
 
 from mmcredit.components import Needs, build, build_all
 from mmcredit.credit import Pipeline
+from mmcredit.policy.views import Views, furnish_views
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
 from mmcredit.train.local import LocalEngine
@@ -48,6 +49,7 @@ class Parts:
     samples: Sequence[Sample]
     held_out: Sequence[Sample]
     strategies: list[Strategy]  # around plain sampling, outermost first
+    views: Views  # masked and corrupted prompts of the current step
 
 
 def seed_everything(seed: int) -> None:
@@ -143,6 +145,7 @@ def furnish(config: RunConfig) -> Parts:
         samples=samples,
         held_out=held_out,
         strategies=strategies,
+        views=furnish_views(policy, needs.views, config.run.seed),
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from mmcredit.components import Needs
-from mmcredit.policy.passes import CLEAN, REFERENCE, Pass, View
+from mmcredit.policy.passes import CLEAN, MASKED, REFERENCE, Pass, View
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import merge
+from mmcredit.train.view_passes import VIEW_PASSES, Part, ViewPasses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +31,23 @@ UPDATE_PASSES: dict[str, tuple[tuple[Pass, ...], tuple[View, str]]] = {
         (Pass(CLEAN, frozenset({"kl_to:reference"})), Pass(REFERENCE, frozenset())),
         (CLEAN, "kl_to:reference"),
     ),
+    "masked_logprobs": ((Pass(MASKED, frozenset({"logprobs"})),), (MASKED, "logprobs")),
+    "masked_entropy": ((Pass(MASKED, frozenset({"entropy"})),), (MASKED, "entropy")),
 }
+# Of these, what is computed once per rollout batch instead, as a signal, where no gradient is wanted.
+_SIGNALS = ("ref_logprobs", "masked_logprobs")
+
+
+def teacher_kl(k: int | None, weights: Literal["policy", "reference"]) -> tuple[tuple[Pass, ...], tuple[View, str]]:
+    """The entry of `UPDATE_PASSES` for KL(policy || hinted teacher), over the teacher's `k` most likely tokens."""
+    output = ("kl_to:teacher" if k is None else "topk_kl_to:teacher") + ("@reference" if weights == "reference" else "")
+    output += "" if k is None else f":{k}"
+    return (Pass(CLEAN, frozenset({output})), Pass(View("teacher", weights=weights), frozenset())), (CLEAN, output)
 
 
 def signals_for_update(needs: Needs) -> tuple[str, ...]:
-    """Update-time quantities without gradient that do not change with the policy: computed once, as signals."""
-    return tuple(name for name, gradient in needs.passes.items() if name == "ref_logprobs" and not gradient)
+    """Update-time quantities that need no gradient: computed once, by the old policy or the reference, as signals."""
+    return tuple(name for name, gradient in needs.passes.items() if name in _SIGNALS and not gradient)
 
 
 class Updater:
@@ -58,12 +70,20 @@ class Updater:
         self.mini_batches, self.epochs, self.token_budget = mini_batches, epochs, token_budget
         self.temperature, self.seed = temperature, seed
         wanted = objective.needs().passes
-        unknown = [name for name in wanted if name not in UPDATE_PASSES]
+        settings = objective.needs().settings
+        known = (*UPDATE_PASSES, *VIEW_PASSES, "teacher_kl")
+        unknown = [name for name in wanted if name not in known]
         if unknown:
-            raise ValueError(f"a regularizer asks for {unknown[0]!r} at update time; known: {', '.join(UPDATE_PASSES)}")
+            raise ValueError(f"a regularizer asks for {unknown[0]!r} at update time; known: {', '.join(known)}")
         self.from_signals = signals_for_update(objective.needs())
-        self.readers = {name: UPDATE_PASSES[name] for name in wanted if name not in self.from_signals}
+        inside = [name for name in wanted if name in UPDATE_PASSES and name not in self.from_signals]
+        self.readers = {name: UPDATE_PASSES[name] for name in inside}
+        if "teacher_kl" in wanted:
+            self.readers["teacher_kl"] = teacher_kl(**settings["teacher_kl"])
         self.passes = merge([Pass(CLEAN, frozenset({"logprobs"})), *(p for ps, _ in self.readers.values() for p in ps)])
+        # The graphs of all these passes are in memory at once.
+        self.budget = max(1, token_budget // sum(not p.view.frozen for p in self.passes))
+        self.views = ViewPasses(policy, engine, objective, token_budget=token_budget, temperature=temperature)
 
     @property
     def on_policy(self) -> bool:
@@ -96,9 +116,10 @@ class Updater:
         seen = torch.full(rollouts.tokens.shape, torch.nan, dtype=torch.float32, device=rollouts.tokens.device)
         sums: dict[str, list[float]] = {}
         for epoch in range(self.epochs):
-            for rows in self.split(rollouts, step, epoch):
+            for number, rows in enumerate(self.split(rollouts, step, epoch)):
+                generator = torch.Generator().manual_seed(derive(self.seed, "regularizers", step, epoch, number))
                 metrics, logprobs, active = self._mini_batch(
-                    prompts, rollouts.select(rows), credit.select(rows), progress, advance
+                    prompts, rollouts.select(rows), credit.select(rows), progress, generator, advance
                 )
                 if epoch == 0:
                     seen[rows[active]] = logprobs[active].float()
@@ -112,6 +133,7 @@ class Updater:
         rollouts: Rollouts,
         credit: Credit,
         progress: float,
+        generator: torch.Generator,
         advance: Callable[[int], None] | None,
     ) -> tuple[dict[str, float], Tensor, Tensor]:
         if self.pipeline.updates_at_update:
@@ -119,20 +141,35 @@ class Updater:
             now = self.policy.score(prompts, rollouts, wanted, temperature=self.temperature)[CLEAN]
             credit = self.pipeline.at_update(credit, rollouts, now["logprobs"], now["entropy"])
         weights = self.objective.weights(rollouts, credit)
-        active = self._active(credit, weights)
+        prepared = [dict(own) for own in self.objective.prepare(rollouts, credit, weights, progress, generator)]
+        whole = Part(rollouts, credit, weights, prepared, progress)
+        views = self.views.open(prompts, whole) if self.views else None
+        active = self._active(whole)
         picked = rollouts.select(active)
         logprobs = torch.zeros(rollouts.tokens.shape, device=rollouts.tokens.device)
         if rollouts.old_logprobs is not None:  # rows left out stay at ratio 1
             logprobs = torch.where(rollouts.mask, rollouts.old_logprobs, logprobs)
         collected: dict[str, Tensor] = {}
-        for micro in self.policy.micro_batches(prompts, picked, budget=self.token_budget):
+        for micro in self.policy.micro_batches(prompts, picked, budget=self.budget):
             rows = active[torch.as_tensor(micro.rows, device=active.device)]
             results = self.policy.forward(prompts, rollouts, rows.tolist(), self.passes, temperature=self.temperature)
-            part = rollouts.select(rows)
-            given = self._given(results, part)
+            part = whole.select(rows)
+            given = self._given(results, part.rollouts)
             current = results[CLEAN]["logprobs"]
-            out = self.objective(current, part, credit.select(rows), given, weights[rows], progress)
+            viewed = {} if views is None else views.given(rows, current)
+            out = self.objective(
+                current,
+                part.rollouts,
+                part.credit,
+                given | viewed,
+                part.weights,
+                progress,
+                part.prepared,
+                () if views is None else views.without,
+            )
             self.engine.backward(out.loss)
+            if views is not None:
+                views.keep(rows)
             logprobs[rows] = current.detach().to(logprobs.dtype)
             for name, value in given.items():
                 collected.setdefault(name, torch.zeros(rollouts.tokens.shape, device=value.device))[rows] = (
@@ -142,9 +179,12 @@ class Updater:
                 advance(len(rows))
         if advance is not None and len(active) < len(rollouts):
             advance(len(rollouts) - len(active))
+        if views is not None:
+            views.backward(logprobs)
+            collected |= views.whole(logprobs)
         result = self.engine.step()
         self.policy.weights_changed()
-        metrics = self._metrics(logprobs, rollouts, credit, collected, weights, progress)
+        metrics = self._metrics(logprobs, whole, collected)
         metrics |= {
             "policy/grad_norm": result.grad_norm,
             "policy/learning_rate": result.learning_rate,
@@ -153,27 +193,24 @@ class Updater:
         }
         return metrics, logprobs, active
 
-    def _active(self, credit: Credit, weights: Tensor) -> Tensor:
+    @staticmethod
+    def _active(part: Part) -> Tensor:
         """Rows that can have a gradient."""
-        if self.objective.regularizers:
-            return (weights != 0).any(1).nonzero().squeeze(1)
-        return ((weights != 0) & (credit.advantages != 0)).any(1).nonzero().squeeze(1)
+        active = ((part.weights != 0) & (part.credit.advantages != 0)).any(1)
+        for own in part.prepared:
+            active = active | own["rows"]
+        return active.nonzero().squeeze(1)
 
     def _given(self, results: Mapping[View, Mapping[str, Tensor]], part: Rollouts) -> dict[str, Tensor]:
         given = {name: results[view][output] for name, (_, (view, output)) in self.readers.items()}
         return given | {name: part.signal(name) for name in self.from_signals}
 
     @torch.no_grad()
-    def _metrics(
-        self,
-        logprobs: Tensor,
-        rollouts: Rollouts,
-        credit: Credit,
-        given: Mapping[str, Tensor],
-        weights: Tensor,
-        progress: float,
-    ) -> dict[str, float]:
+    def _metrics(self, logprobs: Tensor, part: Part, given: Mapping[str, Tensor]) -> dict[str, float]:
         """The loss of the whole mini-batch once more, from detached quantities: no metric depends on the split."""
-        given = {name: given.get(name, torch.zeros_like(logprobs)) for name in (*self.readers, *self.from_signals)}
-        out = self.objective(logprobs, rollouts, credit, given, weights, progress)
+        names = (*self.readers, *self.from_signals)
+        given = {name: torch.zeros_like(logprobs) for name in names} | dict(given)
+        out = self.objective(
+            logprobs, part.rollouts, part.credit, given, part.weights, part.progress, prepared=part.prepared
+        )
         return {f"policy/{name}": value for name, value in out.metrics.items()}

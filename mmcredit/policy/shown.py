@@ -1,0 +1,81 @@
+"""The rows of a micro-batch as one view shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmcredit.policy.layout import Row
+from mmcredit.policy.passes import View
+from mmcredit.policy.prompt import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmcredit.policy.attention_entropy import Recorder
+
+# Makes the prompt that a view shows, or None where it has none (a teacher without a hint).
+MakePrompt = Callable[[View, Prompt], Prompt | None]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`rows` to run, and where their tokens stand among the N tokens of all rows."""
+
+    rows: Sequence[Row]
+    picked: Tensor | None = None  # [N] bool, tokens of `rows`; None: of all
+
+    def spread(self, states: Tensor, rest: Tensor) -> Tensor:
+        """states [n,d] of `rows` put among the N tokens; the others are those of `rest` [N,d]."""
+        if self.picked is None:
+            return states
+        return rest.index_copy(0, self.picked.nonzero()[:, 0].to(states.device), states)
+
+    def spread_recorded(self, recorder: Recorder) -> None:
+        """The same for what a recorder holds, [n] -> [N]; the others are 0."""
+        if self.picked is None:
+            return
+        gone = torch.zeros(self.picked.shape, dtype=torch.float32)
+        values = {name: recorder.values.get(name, gone[:0]) for name in recorder.asks}
+        recorder.values = {name: self.spread(v, gone.to(v.device)) for name, v in values.items()}
+
+
+def of_view(view: View, rows: Sequence[Row], makers: Mapping[str, MakePrompt]) -> Shown:
+    """The rows with the prompts that a view other than clean and blind shows.
+
+    Raises ValueError for a view that nothing makes.
+    """
+    if view.name in ("clean", "blind"):
+        return Shown(rows)
+    if view.name not in makers:
+        known = ", ".join(sorted({"clean", "blind", *makers}))
+        raise ValueError(f"a pass asks for the unknown view {view.name!r}; known: {known}")
+    first = {row.number: row for row in reversed(rows)}
+    made = {number: makers[view.name](view, row.prompt) for number, row in first.items()}
+    kept = [Row(prompt, r.tokens, r.number) for r in rows if (prompt := made[r.number]) is not None]
+    if len(kept) == len(rows):
+        return Shown(kept)
+    return Shown(kept, _tokens([made[r.number] is not None for r in rows], rows))
+
+
+def with_media(rows: Sequence[Row]) -> Shown:
+    """The rows whose prompt has visual tokens."""
+    seen = [bool(r.prompt.visual.any()) for r in rows]
+    if all(seen):
+        return Shown(rows)
+    return Shown([r for r, media in zip(rows, seen, strict=True) if media], _tokens(seen, rows))
+
+
+def changed(rows: Sequence[Row], seen: Sequence[Row]) -> Shown:
+    """Of rows `seen` (a view's, one for each of the clean `rows`) those that show another prompt."""
+    differ = [s.prompt is not r.prompt for s, r in zip(seen, rows, strict=True)]
+    if all(differ):
+        return Shown(seen)
+    return Shown([s for s, other in zip(seen, differ, strict=True) if other], _tokens(differ, rows))
+
+
+def _tokens(chosen: Sequence[bool], rows: Sequence[Row]) -> Tensor:
+    return torch.tensor(chosen).repeat_interleave(torch.tensor([r.tokens.shape[0] for r in rows]))
