@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmcredit.components import build
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
+from mmcredit.evaluate.pass_at_k import pass_at_k
 from mmcredit.rollout.engine import Sampling
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
+    from mmcredit.data.sample import Sample
 
 
 def evaluation_sampling(config: RunConfig) -> Sampling:
@@ -25,10 +27,21 @@ def evaluation_sampling(config: RunConfig) -> Sampling:
     )
 
 
+def evaluation_seeds(config: RunConfig, sample_id: str) -> list[int]:
+    """A seed per answer to this question. The first does not depend on `evaluate.samples`."""
+    first = derive(config.run.seed, "evaluate", sample_id)
+    rest = [derive(config.run.seed, "evaluate", sample_id, i) for i in range(1, config.evaluate.samples)]
+    return [first, *rest]
+
+
 def evaluate_model(
     config: RunConfig, progress: Callable[[int], None] | None = None
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
-    """Answer the held-out questions of `config` with its model: the result, and a row per question."""
+    """Answer the held-out questions of `config` with its model: the result, and a row per question.
+
+    A row holds ``id``, ``answer``, ``correct`` (share of right answers) and ``response``; with `evaluate.samples` above
+    1 instead of the last ``responses``, ``right`` and ``pass@k`` for every k, lists in the order of the answers.
+    """
     from mmcredit.policy.policy import Policy
     from mmcredit.train.setup import held_out_samples, make_pool, seed_everything
 
@@ -43,13 +56,26 @@ def evaluate_model(
             samples,
             [policy.encode(s, config.data.max_prompt_tokens) for s in samples],
             evaluation_sampling(config),
-            [derive(config.run.seed, "evaluate", s.id) for s in samples],
+            [evaluation_seeds(config, s.id) for s in samples],
             lambda tokens: policy.tokenizer.decode(tokens, skip_special_tokens=True),
             config.evaluate.reward or pool.names[0],
             progress,
+            config.evaluate.chosen_k,
         )
-    rows = [
-        {"id": s.id, "answer": s.answer, "response": text, "correct": right}
-        for s, text, right in zip(samples, found.responses, found.correct, strict=True)
-    ]
-    return found, rows
+    return found, answer_rows(samples, found, config.evaluate.chosen_k)
+
+
+def answer_rows(samples: Sequence[Sample], found: Evaluation, ks: Sequence[int]) -> list[dict[str, Any]]:
+    """A plain row per question, see `evaluate_model`."""
+    rows = []
+    for i, (sample, attempts) in enumerate(zip(samples, found.attempts, strict=True)):
+        n = len(attempts.right)
+        texts = found.responses[i * n : (i + 1) * n]
+        row: dict[str, Any] = {"id": sample.id, "answer": sample.answer, "correct": found.correct[i]}
+        if n == 1:
+            row["response"] = texts[0]
+        else:
+            row |= {"responses": texts, "right": list(attempts.right)}
+            row |= {f"pass@{k}": pass_at_k(n, sum(attempts.right), k) for k in ks}
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""What training did to a model, token by token: divergence of checkpoints, cross-sampling, tokenisation drift."""
