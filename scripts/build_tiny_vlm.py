@@ -25,21 +25,23 @@ import transformers
 from tiny import arithmetic, vqa
 from tiny.architectures import build_model, build_processor
 from tiny.batches import encode_images, prompt_ids
-from tiny.cold_start import IMAGE_TOKENS, VqaCorpus, align, train_language
+from tiny.cold_start import align, train_language
 from tiny.measure import measure, sample
+from tiny.scenes import TRAIN_SEED, VALIDATION_SEED, SceneTask, make_set
 from tiny.text import build_tokenizer, scene_lines
 from tiny.vision import train_tower
+from tiny.vqa_task import IMAGE_TOKENS, VqaTask
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 MODELS = ("tiny-qwen2_5-vl", "tiny-qwen3-vl", "tiny-qwen3")
 ASSETS = Path(__file__).resolve().parents[1] / "mmcredit" / "assets"
 # Greedy accuracy at which the cold start stops. Lower, and RL from a near-random policy is slow and fragile;
 # higher, and the groups have too little to compare.
-STOP_OPEN_VQA = 0.5
+STOP_LOOKING = 0.5
 STOP_ARITHMETIC = 0.45
 VALIDATION_IMAGES = 200
-# tiny-qwen2_5-vl was released with the shorter schedule; 600 leaves 7 % of its answers at odds with its own thoughts.
-LANGUAGE_STEPS = {"tiny-qwen2_5-vl": 600, "tiny-qwen3-vl": 1000}
+SCENES, SCENES_VALIDATION = 6000, 600
+TOWER_STEPS, LANGUAGE_STEPS, ALIGNMENT_STEPS = 600, 800, 800
 
 
 def task_lines() -> list[str]:
@@ -61,16 +63,17 @@ def build_vlm(name: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple
     scenes = vqa.scenes(questions)
     held_out = dict(sorted(scenes.items())[-VALIDATION_IMAGES:])
     known = {image: scene for image, scene in scenes.items() if image not in held_out}
-    corpus = VqaCorpus(
+    single = VqaTask(
         questions=[q for q in questions if q.image in known],
         scenes=known,
         validation=[q for q in questions if q.image in held_out],
         pixels=pixels,
     )
-    stages = train_tower(model, pixels, known, held_out, seed, steps=800)
-    train_language(model, tokenizer, corpus, seed, steps=LANGUAGE_STEPS[name])
-    stages["language_steps"] = LANGUAGE_STEPS[name]
-    stages |= align(model, tokenizer, corpus, seed, stop_at=STOP_OPEN_VQA)
+    multi = SceneTask(make_set(processor, SCENES, TRAIN_SEED), make_set(processor, SCENES_VALIDATION, VALIDATION_SEED))
+    stages = train_tower(model, pixels, known, held_out, seed, TOWER_STEPS, multi)
+    train_language(model, tokenizer, [single, multi], seed, steps=LANGUAGE_STEPS)
+    stages["language_steps"] = LANGUAGE_STEPS
+    stages |= align(model, tokenizer, [single, multi], seed, stop_at=STOP_LOOKING, max_steps=ALIGNMENT_STEPS)
     return model, processor, stages
 
 

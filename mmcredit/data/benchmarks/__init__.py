@@ -1,0 +1,1 @@
+"""Multimodal benchmarks: local files in their public format, official prompts, official extraction and scoring."""

@@ -1,0 +1,1 @@
+"""Extraction and comparison rules that several benchmarks share: pure functions of text."""
