@@ -4,8 +4,9 @@ Every run has the same model, steps, prompts and responses per step, so the same
 differs (its dynamic sampling is switched off: it would sample more). After training the held-out questions are answered
 greedily on clean images and on every corruption operator, those that ROMA trains with (seen) and others (unseen).
 
-    python scripts/effect_vision.py run --output DIR            # resumes: finished cells are kept; results come one by one
-    python scripts/effect_vision.py table --output DIR --markdown benchmarks/effect_vision.md --plot benchmarks/effect_vision.svg
+    python scripts/effect_vision.py run --output DIR      # resumes: finished cells are kept, written as they come
+    python scripts/effect_vision.py table --output DIR --markdown benchmarks/effect_vision.md \\
+        --plot benchmarks/effect_vision.svg
 
 A cell that was killed starts over. `--part 0/2` and `--part 1/2` share the cells between two processes.
 """
@@ -22,7 +23,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+PAGE = """# Vision credit on the embedded tasks
+
+Written by `scripts/effect_vision.py`: the shipped tiny Qwen2.5-VL, {steps} steps with the same prompts and responses
+for every method, greedy answers to {questions} held-out questions, corruptions of severity {severity}. Accuracy in
+percent, mean over seeds with Student's 95 % interval; gains against GRPO are paired by seed (same data order, same
+questions). Whatever came out is here: an interval that holds 0 says that this study cannot tell the method from GRPO.
+NoisyRollout trains the vision tower as all others do here; its paper freezes it. `s` is training time, not quiet.
+
+{machine}
+"""
+HEAD = ("method", "seeds", "clean", "seen", "unseen", "clean - GRPO", "seen - GRPO", "unseen - GRPO", "s")
 METHODS = ("grpo", "pgpo", "vppo", "papo", "noisy_rollout", "roma")
+EVALUATION_SEED = 0  # of the corruptions in evaluation
 TASKS = {"easy_vqa": "easy_vqa", "scenes": "scenes"}
 # Student's t, two-sided 95 %, by degrees of freedom.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -36,8 +49,8 @@ def cell(task: str, method: str, seed: int, options: argparse.Namespace) -> dict
     from mmcredit.deferred import load_now
 
     load_now()
+
     from mmcredit.corruptions.suite import Suite
-    from mmcredit.evaluate.robustness import evaluate_run
     from mmcredit.train.loop import Trainer
     from mmcredit.train.setup import versions
 
@@ -49,8 +62,9 @@ def cell(task: str, method: str, seed: int, options: argparse.Namespace) -> dict
             None if method == "grpo" else method,
             [
                 f"run.dir={folder}/run", f"run.seed={seed}", f"run.steps={options.steps}", "run.threads=1",
-                "rollout.sampling.top_p=1.0", f"evaluate.limit={options.questions}", "log.tensorboard=false",
-                "log.samples_every=0", "checkpoint.every=0", "checkpoint.final=false", *strategies, *options.set,
+                "rollout.sampling.top_p=1.0", "model.freeze_vision=false", f"evaluate.limit={options.questions}",
+                "log.tensorboard=false", "log.samples_every=0", "checkpoint.every=0", "checkpoint.final=false",
+                *strategies, *options.set,
             ],
         )  # fmt: skip
         began = time.perf_counter()
@@ -60,13 +74,38 @@ def cell(task: str, method: str, seed: int, options: argparse.Namespace) -> dict
         assert outcome.before is not None
         assert outcome.after is not None
         suite = Suite(eval_severities=tuple(options.severity))
-        corrupted = evaluate_run(trainer, {split: suite.cells(split) for split in ("seen", "unseen")})
+        with trainer.parts.pool as pool:  # its workers ended with the run; they start again here
+            corrupted = {split: answers(trainer, pool, suite.cells(split)) for split in ("seen", "unseen")}
     return {
         "task": task, "method": method, "seed": seed, "steps": options.steps, "questions": len(outcome.after.correct),
         "severity": options.severity, "set": options.set, "seconds": trained, "training_seconds": outcome.seconds,
         "before": outcome.before.correct, "clean": outcome.after.correct, "corrupted": corrupted,
         "commit": versions()["commit"],
     }  # fmt: skip
+
+
+def answers(trainer: Any, pool: Any, cells: list[tuple[Any, int]]) -> dict[str, list[float]]:
+    """Right (1) or wrong (0) per held-out question for every (operator, severity): the same pixels for every method."""
+    from mmcredit.corruptions.suite import evaluation_draw
+    from mmcredit.evaluate.accuracy import evaluate
+    from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
+    from mmcredit.policy.pixels import Pixels
+
+    config, policy, samples = trainer.config, trainer.parts.policy, trainer.parts.held_out
+    pixels, part = Pixels(policy.processor), config.evaluate.reward or pool.names[0]
+    prompts = [policy.encode(sample, config.data.max_prompt_tokens) for sample in samples]
+    found = {}
+    for operator, severity in cells:
+        draws = [evaluation_draw(EVALUATION_SEED, sample.id, operator, severity) for sample in samples]
+        shown = [pixels.edited(p, d.frames, f"{d.label}:{d.seed}") for p, d in zip(prompts, draws, strict=True)]
+        policy.drop_caches()
+        result = evaluate(
+            trainer.parts.engine, pool, samples, shown, evaluation_sampling(config),
+            [evaluation_seeds(config, sample.id) for sample in samples],
+            lambda tokens: policy.tokenizer.decode(tokens, skip_special_tokens=True), part,
+        )  # fmt: skip
+        found[f"{operator.title}:{severity}"] = result.correct
+    return found
 
 
 def run(options: argparse.Namespace) -> None:
@@ -128,14 +167,9 @@ def table(options: argparse.Namespace) -> None:
     if not cells:
         sys.exit(f"no finished cells in {options.output}")
     first = cells[0]
-    lines = [
-        "# Vision credit on the embedded tasks", "",
-        f"Written by `scripts/effect_vision.py`: the shipped tiny Qwen2.5-VL, {first['steps']} steps of the config's prompts",
-        f"x responses, greedy answers to {first['questions']} held-out questions, corruptions of severity",
-        f"{', '.join(map(str, first['severity']))}. Accuracy in percent, mean over seeds with Student's 95 % interval; gains",
-        "against GRPO are paired by seed (same seed: same data order and same held-out questions). Whatever came out is",
-        "here: an interval that holds 0 says that this study cannot tell the method from GRPO.", "", machine(), "",
-    ]  # fmt: skip
+    severity = ", ".join(map(str, first["severity"]))
+    sizes = {"steps": first["steps"], "questions": first["questions"], "severity": severity, "machine": machine()}
+    lines = [PAGE.format(**sizes)]
     plotted: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for task in sorted({c["task"] for c in cells}):
         by: dict[str, dict[int, dict[str, float]]] = {}
@@ -147,8 +181,7 @@ def table(options: argparse.Namespace) -> None:
         before = mean([s["before"] for runs in by.values() for s in runs.values()])
         lines += [
             f"## {task}", "", f"Before training: {100 * before:.1f} % clean.", "",
-            "| method | seeds | clean | seen corruptions | unseen corruptions | clean vs GRPO | seen vs GRPO | unseen vs GRPO | s |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|",
         ]  # fmt: skip
         for method in [m for m in METHODS if m in by]:
             row = [method, str(len(by[method]))]
@@ -225,6 +258,7 @@ def main() -> None:
     elif options.action == "table":
         table(options)
     else:
+        options.output.mkdir(parents=True, exist_ok=True)
         found = cell(options.task, options.method, options.seed, options)
         path = _file(options.output, options.task, options.method, options.seed)
         path.with_suffix(".part").write_text(json.dumps(found))

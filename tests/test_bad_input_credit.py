@@ -123,26 +123,6 @@ def test_nan_in_the_samplers_logprobs_weighs_one_and_is_counted(kind):
     assert max(counted) > 0
 
 
-def test_two_methods_that_fix_the_ratio_differently_are_one_line():
-    from mmcredit.components import register
-    from mmcredit.credit.base import CreditMethod
-
-    for name, ratio in (("fixes_sequence", "sequence"), ("fixes_cispo", "cispo")):
-
-        class Fixes(CreditMethod):
-            """Fixes a ratio."""
-
-            fixes_ratio = ratio
-
-            def __call__(self, credit, rollouts, step):
-                return credit
-
-        Fixes.__qualname__ = name
-        register("credit", name)(Fixes)
-    with pytest.raises(ValueError, match="two methods fix the ratio and disagree: fixes_sequence wants sequence"):
-        Pipeline(["grpo", "fixes_sequence", "fixes_cispo"])
-
-
 def test_a_method_whose_signal_no_strategy_gives_is_one_line():
     with pytest.raises(ValueError, match=r"add 'spo_chain' to rollout.strategies"):
         config.load("easy_vqa", overrides=["credit=[spo_chain]"])

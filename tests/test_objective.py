@@ -143,6 +143,29 @@ def test_kl_estimators(estimator, expected):
     assert out.loss.item() == pytest.approx(2.0 * padded(expected).sum().item() / 11, abs=1e-5)
 
 
+def test_kl_weighed_by_the_ratio_is_unbiased():
+    """Under an older sampler q, E_q[r k3] and its gradient are those of KL(pi || ref); without r they are not."""
+    old, ref = (torch.tensor(p).log() for p in ([0.5, 0.3, 0.2], [0.2, 0.5, 0.3]))
+    logits = torch.tensor([0.9, -0.4, 0.3], requires_grad=True)
+    log_p = logits.log_softmax(0)
+    exact = (log_p.exp() * (log_p - ref)).sum()
+    (true,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    found = {}
+    for importance in (True, False):
+        ones = torch.ones(3, 1, dtype=torch.int64)
+        rollouts = Rollouts(ones, ones.bool(), torch.zeros(3).long(), torch.zeros(3), old_logprobs=old[:, None])
+        credit = Credit(torch.zeros(3, 1), rollouts.mask)
+        objective = Objective(regularizers=[{"kl": {"coef": 1.0, "importance": importance}}])
+        weights = old.exp()[:, None]  # one response per token, as often as q draws it
+        out = objective(log_p[:, None], rollouts, credit, {"ref_logprobs": ref[:, None]}, weights)
+        found[importance] = (out.loss.item(), torch.autograd.grad(out.loss, logits, retain_graph=True)[0])
+    assert found[True][0] == pytest.approx(exact.item(), abs=1e-6)
+    assert torch.allclose(found[True][1], true, atol=1e-6)
+    assert not torch.allclose(found[False][1], true, atol=1e-2)
+    with pytest.raises(ValueError, match="importance must be false"):
+        Objective(regularizers=[{"kl": {"estimator": "exact", "importance": True}}])
+
+
 def test_micro_batches_add_up_and_padding_content_is_irrelevant():
     rollouts, logprobs = b0(), new_logprobs()
     for aggregate in ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "dr_grpo"):

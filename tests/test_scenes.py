@@ -225,7 +225,7 @@ def blind_accuracy(train: list[Question], test: list[Question], key: Any) -> dic
 
 
 def test_the_text_tells_nothing_about_the_answer() -> None:
-    train, test = questions("easy", 5000), questions("easy", 2000, "test")
+    train, test = questions("easy", 4000), questions("easy", 2000, "test")
     # One answer per form is right in 1 of so many: colour 6, shape 4, place 9, label 4; 0 to 4; 6, 4, yes/no; ...
     chance = {
         "attribute": (1 / 6 + 1 / 4 + 1 / 9 + 1 / 4) / 4,
@@ -256,12 +256,12 @@ def test_train_and_test_share_no_picture_under_any_seed_or_setting() -> None:
             ("easy", 2, 5, ["chart"], 0), ("medium", 2, 5, KINDS, 0),
         ):  # fmt: skip
             setting = setting_of(difficulty, fewest, most)  # type: ignore[arg-type]
-            for i in range(1000):
+            for i in range(700):
                 scene = make_question(setting, kinds, seed, split, i).scene  # type: ignore[arg-type]
                 keys[split].add(scene.key())
                 if i < 250:
                     pixels[split].add(hashlib.sha256(draw(scene, 64).tobytes()).digest())
-    assert min(map(len, keys.values())) > 3000
+    assert min(map(len, keys.values())) > 2500
     assert not keys["train"] & keys["test"]
     assert not pixels["train"] & pixels["test"]
     assert all(in_test(key) for key in keys["test"])
@@ -302,11 +302,11 @@ def test_items_are_made_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         "mmcredit.data.sources.scenes.make_question", lambda *args: made.append(args[-1]) or original(*args)
     )
-    samples = load(size=10**9)
+    samples = load(size=10**6)
     assert made == []
-    assert samples[10**8].id == "scenes/easy/train/0/100000000"
-    assert samples[10**8].answer is not None
-    assert made == [10**8]
+    assert samples[999_999].id == "scenes/easy/train/0/999999"
+    assert samples[999_999].answer is not None
+    assert made == [999_999]
 
 
 # --- the source

@@ -117,6 +117,16 @@ def test_methods_that_read_them_train(tmp_path, kind, credit):
     assert all(row["credit/nonzero_fraction"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize(("against", "clean", "reference"), [("base", 4, 2), ("old", 6, None)])
+def test_divergence_weights_cost_what_their_page_says(tmp_path, against, clean, reference):
+    """Two steps of one update each: score, update, and a pass before the update where the shift is measured then."""
+    trainer = Trainer(text(tmp_path, run__steps=2, credit=["grpo", {"divergence_weight": {"against": against}}]))
+    trainer.run()
+    cost = trainer.parts.policy.costs.read()
+    assert cost["clean"]["forwards"] == clean
+    assert (cost["clean@reference"]["forwards"] if "clean@reference" in cost else None) == reference
+
+
 def test_weights_of_a_run_are_those_of_the_signal(tmp_path):
     """Anchors weigh more at the start of a run: w = 1 - eta (2u - 1), u from the ranks of the recorded entropies."""
     trainer = Trainer(text(tmp_path, credit=["grpo", {"attention_entropy": {"eta": 0.5}}]))

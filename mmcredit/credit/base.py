@@ -48,7 +48,12 @@ class CreditMethod(Component):
         raise TypeError(f"{type(self).__name__} does not implement __call__(credit, rollouts, step)")
 
     # Optional: at_update(credit, rollouts, logprobs, entropy) -> Credit, called with the current policy's detached
-    # log-probs (and entropy) of a whole optimizer mini-batch, before its gradient step. See `updates_at_update`.
+    # log-probs (and entropy) of a whole optimizer mini-batch, before its gradient step. It costs a pass per mini-batch.
+
+    @property
+    def acts_at_update(self) -> bool:
+        """Whether `at_update`, if there is one, does anything with these hyper-parameters."""
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Memory across steps: JSON values and tensors, by name. The checkpoint carries it."""

@@ -32,7 +32,7 @@ class DivergenceWeight(CreditMethod):
     `self_normalised` divides by the mean of w (a control: the high variant also makes the step larger).
     Defaults: ours, the paper's alpha and s could not be found: k3 is .01 to .2 inside the clip range, so alpha = 1
     would change a weight by less than 5 %.
-    Passes: none; `against: base` one reference pass.
+    Passes: `against: old` one clean pass per mini-batch; `against: base` one reference pass per rollout batch.
     """
 
     against: Literal["old", "base"] = Field("old", description="policy that the shift is measured against")
@@ -40,6 +40,11 @@ class DivergenceWeight(CreditMethod):
     s: float = Field(1.0, ge=0, le=2, description="strength: weights stay within 1 +- s/2")
     self_normalised: bool = Field(False, description="divide by the mean weight of the tokens in the loss")
     measure: Literal["kl", "reverse_kl", "js", "tv"] = Field("kl", description="against base: which divergence")
+
+    @property
+    def acts_at_update(self) -> bool:
+        """Only against the old policy: the shift from the base is measured before."""
+        return self.against == "old"
 
     def needs(self) -> Needs:
         if self.against == "old":

@@ -80,7 +80,7 @@ class Pipeline:
     @property
     def updates_at_update(self) -> bool:
         """Whether any method asks for the current log-probs at every mini-batch."""
-        return any(hasattr(m, "at_update") for m in self.methods)
+        return any(hasattr(m, "at_update") and m.acts_at_update for m in self.methods)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Memory of all methods, by position and name."""

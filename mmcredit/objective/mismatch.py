@@ -93,6 +93,7 @@ class Mismatch(BaseModel):
 
     def _stale(self, logprobs: Tensor, rollouts: Rollouts, advantages: Tensor) -> Tensor:
         """[B] bool: failed responses that the policy has left."""
+        assert self.delta is not None
         old = logprobs if rollouts.old_logprobs is None else rollouts.old_logprobs
         drift = response_mean((old - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO), rollouts.mask)
         return (advantages.sum(1) < 0) & (drift > self.delta)

@@ -19,6 +19,7 @@ from PIL import Image
 from mmcredit.policy.vision import Item, items
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mmcredit.policy.prompt import Prompt
@@ -35,6 +36,7 @@ class Pixels:
     def __init__(self, processor: Any) -> None:
         """`processor` has an `image_processor` and, for videos, a `video_processor`."""
         self.processor = processor
+        self._layouts: dict[str, Patches] = {}
         self._checked: set[str] = set()
 
     def edited(self, prompt: Prompt, edit: Edit, tag: str) -> Prompt:
@@ -56,15 +58,12 @@ class Pixels:
             except ValueError as error:
                 raise ValueError(f"sample {prompt.sample_id}: the view {tag}: {error}") from error
             self._check_frames(before, after, prompt.sample_id, tag)
-            if all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(before, after, strict=True)):
+            old, new = (np.stack([np.asarray(f) for f in frames]) for frames in (before, after))
+            if np.array_equal(old, new):
                 pixels, key = item.pixels, item.key
             else:
-                pixels, key = self._encode(item.kind, after), f"{item.key}|{tag}"
-                if pixels.shape != item.pixels.shape:
-                    raise ValueError(
-                        f"sample {prompt.sample_id}: the view {tag} makes patches of {list(pixels.shape)}, "
-                        f"but the clean prompt {list(item.pixels.shape)}; a view must not change the number of tokens"
-                    )
+                layout = self._layout(item.kind, prompt.sample_id)
+                pixels, key = layout.write(new), f"{item.key}|{tag}"
             keys.append(key)
             parts.setdefault(_PIXELS[item.kind], []).append(pixels)
         if tuple(keys) == prompt.media_keys:
@@ -73,47 +72,36 @@ class Pixels:
         return replace(prompt, media=media, media_keys=tuple(keys))
 
     def frames(self, item: Item, sample_id: str) -> list[Image.Image]:
-        """The 8-bit RGB frames that the processor cut into patches; one for an image."""
-        frames = self._decode(item)
+        """The 8-bit RGB frames that the processor cut into patches; one for an image.
+
+        Raises ValueError naming the sample if the pixels cannot be read back exactly.
+        """
+        layout = self._layout(item.kind, sample_id)
+        if item.pixels.ndim != 2 or item.pixels.shape[1] != layout.width:
+            raise self._unreadable(item.kind, sample_id)
+        frames = layout.read(item)
         if item.kind not in self._checked:
-            again = self._encode(item.kind, frames)
-            if again.shape != item.pixels.shape or not torch.equal(again.to(item.pixels.dtype), item.pixels):
-                raise ValueError(
-                    f"sample {sample_id}: the pixels that {type(self._processor(item.kind)).__name__} makes cannot be "
-                    "read back exactly, so there are no masked or corrupted views; the verified families are "
-                    "Qwen2.5-VL and Qwen3-VL (model.path)"
-                )
+            if not torch.equal(layout.write(frames), item.pixels):
+                raise self._unreadable(item.kind, sample_id)
             self._checked.add(item.kind)
-        return frames
+        return [Image.fromarray(frame) for frame in frames]
 
-    def _processor(self, kind: str) -> Any:
-        found = getattr(self.processor, f"{kind}_processor", None)
-        assert found is not None, f"the processor of the prompt has no {kind} part"
-        return found
+    def _layout(self, kind: str, sample_id: str) -> Patches:
+        if kind not in self._layouts:
+            processor = getattr(self.processor, f"{kind}_processor", None)
+            assert processor is not None, f"the processor of the prompt has no {kind} part"
+            names = ("patch_size", "merge_size", "temporal_patch_size")
+            if any(not isinstance(getattr(processor, name, None), int) for name in names):
+                raise self._unreadable(kind, sample_id)
+            self._layouts[kind] = Patches(processor, kind)
+        return self._layouts[kind]
 
-    def _decode(self, item: Item) -> list[Image.Image]:
-        processor = self._processor(item.kind)
-        side, merge, depth = processor.patch_size, processor.merge_size, processor.temporal_patch_size
-        steps, rows, columns = (int(n) for n in item.grid)
-        patches = item.pixels.float().view(
-            steps, rows // merge, columns // merge, merge, merge, 3, depth, side, side
-        )  # [step, block row, block column, row, column, channel, frame, y, x]
-        frames = patches.permute(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(steps * depth, rows * side, columns * side, 3)
-        if item.kind == "image":
-            frames = frames[:1]  # an image is its own next frame
-        if processor.do_normalize:
-            frames = frames * torch.tensor(processor.image_std) + torch.tensor(processor.image_mean)
-        scale = processor.rescale_factor if processor.do_rescale else 1.0
-        whole = (frames / scale).round_().clamp_(0, 255).to(torch.uint8).numpy()
-        return [Image.fromarray(frame) for frame in whole]
-
-    def _encode(self, kind: str, frames: Sequence[Image.Image]) -> Tensor:
-        processor = self._processor(kind)
-        if kind == "image":
-            return processor(images=[frames[0]], do_resize=False, return_tensors="pt")["pixel_values"]
-        stacked = np.stack([np.asarray(frame) for frame in frames])
-        out = processor(videos=[stacked], do_resize=False, do_sample_frames=False, return_tensors="pt")
-        return out["pixel_values_videos"]
+    def _unreadable(self, kind: str, sample_id: str) -> ValueError:
+        name = type(getattr(self.processor, f"{kind}_processor")).__name__
+        return ValueError(
+            f"sample {sample_id}: the pixels that {name} makes cannot be read back exactly, so there are no masked or "
+            "corrupted views; the verified families are Qwen2.5-VL and Qwen3-VL (model.path)"
+        )
 
     @staticmethod
     def _check_frames(before: Sequence[Image.Image], after: Sequence[Image.Image], sample_id: str, tag: str) -> None:
@@ -126,4 +114,67 @@ class Pixels:
             )
 
 
-__all__ = ["Edit", "Pixels"]
+class Patches:
+    """How one image or video processor lays out pixels: [patches, 3 x frames x side x side], and the value of each.
+
+    Patches stand in blocks of `merge` x `merge`, which become one token; a value depends on the channel and the 8-bit
+    pixel alone, so that the processor itself, run once on a picture of all 256, gives the table.
+    """
+
+    def __init__(self, processor: Any, kind: str) -> None:
+        self.image = kind == "image"
+        self.side, self.merge, self.depth = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+        self.width = 3 * self.depth * self.side**2
+        self.mean, self.std = torch.zeros(3), torch.ones(3)
+        if processor.do_normalize:
+            self.mean, self.std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+        self.scale = processor.rescale_factor if processor.do_rescale else 1.0
+        self.table = self._table(processor)
+
+    def _table(self, processor: Any) -> Tensor:
+        """[3,256] float32."""
+        length = self.side * self.merge
+        assert length**2 >= 256, f"one token is {length} x {length} pixels, too few for all values"
+        count = 1 if self.image else self.depth
+        ramp = np.arange(length * length, dtype=np.int64) % 256
+        frame = ramp.astype(np.uint8).reshape(1, length, length, 1).repeat(3, axis=3).repeat(count, axis=0)
+        if self.image:
+            out = processor(images=[Image.fromarray(frame[0])], do_resize=False, return_tensors="pt")["pixel_values"]
+        else:
+            out = processor(videos=[frame], do_resize=False, do_sample_frames=False, return_tensors="pt")
+            out = out["pixel_values_videos"]
+        values = out.float().view(-1, 3, self.depth, self.side, self.side)
+        whole = self._cut(frame).expand_as(values).long()
+        table = torch.zeros(3, 256)
+        for channel in range(3):
+            table[channel, whole[:, channel].reshape(-1)] = values[:, channel].reshape(-1)
+        return table
+
+    def read(self, item: Item) -> NDArray[np.uint8]:
+        """[frames, H, W, 3]: the nearest 8-bit pixels."""
+        steps, rows, columns = (int(n) for n in item.grid)
+        patches = item.pixels.float().view(-1, 3, self.depth, self.side, self.side)
+        if self.image:
+            patches = patches[:, :, :1]  # an image is its own next frame
+        scale, shift = (self.std / self.scale).view(3, 1, 1, 1), (self.mean / self.scale).view(3, 1, 1, 1)
+        whole = (patches * scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8)
+        m, depth = self.merge, whole.shape[2]
+        whole = whole.view(steps, rows // m, columns // m, m, m, 3, depth, self.side, self.side)
+        # step, block row, block column, row, column, channel, frame, y, x -> step, frame, (rows), (columns), channel
+        whole = whole.permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
+        return whole.reshape(steps * depth, rows * self.side, columns * self.side, 3).numpy()
+
+    def write(self, frames: NDArray[np.uint8]) -> Tensor:
+        """The pixel values of frames [frames, H, W, 3], as the processor makes them without resizing."""
+        whole = self._cut(frames).int()
+        offset = torch.arange(3, dtype=torch.int32).view(3, 1, 1, 1) * 256
+        values = self.table.view(-1)[whole + offset]
+        return values.expand(-1, -1, self.depth, -1, -1).reshape(values.shape[0], -1)
+
+    def _cut(self, frames: NDArray[np.uint8]) -> Tensor:
+        """[patches, 3, frames of a patch, side, side] uint8, in the order of `read`."""
+        count, height, width, _ = frames.shape
+        depth, m, side = 1 if self.image else self.depth, self.merge, self.side
+        whole = torch.from_numpy(np.ascontiguousarray(frames))
+        whole = whole.view(count // depth, depth, height // side // m, m, side, width // side // m, m, side, 3)
+        return whole.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, 3, depth, side, side)

@@ -289,11 +289,8 @@ class Policy:
             found[view] |= recorder.values
         for view, outputs in found.items():
             for name, values in outputs.items():
-                for known in (there[view], there[scores.target_view(view, name) or view]):
-                    if known is not None:
-                        gone = ~known.to(values.device).view(-1, *[1] * (values.ndim - 1))
-                        values = values.masked_fill(gone, torch.nan)
-                outputs[name] = values
+                sides = (view, scores.target_view(view, name) or view)
+                outputs[name] = shown.blanked(values, [there[side] for side in sides])
         return found, (row_of, column)
 
     def _view(self, view: View, rows: list[Row], clean: Tensor | None, recorder: Recorder | None) -> Viewed:
@@ -309,9 +306,8 @@ class Policy:
         elif there is not None:
             size = (there.shape[0], int(self.body.config.hidden_size))
             rest = torch.zeros(size, dtype=self.body.embed.weight.dtype, device=self.device)
-        if not seen.rows:
-            states = None
-        else:
+        states = None
+        if seen.rows:
             body, weights = self._weights(view)
             with weights, torch.no_grad() if view.frozen else nullcontext():
                 states = body.hidden(
@@ -325,10 +321,6 @@ class Policy:
                 )
         if recorder is not None:
             seen.spread_recorded(recorder)
-        if states is None or rest is None:
-            states = rest if states is None else states
-            assert states is not None
-            return states, there
         return seen.spread(states, rest), there
 
     def _weights(self, view: View) -> tuple[Body, AbstractContextManager[Any]]:

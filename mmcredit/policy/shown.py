@@ -28,10 +28,12 @@ class Shown:
     rows: Sequence[Row]
     picked: Tensor | None = None  # [N] bool, tokens of `rows`; None: of all
 
-    def spread(self, states: Tensor, rest: Tensor) -> Tensor:
-        """states [n,d] of `rows` put among the N tokens; the others are those of `rest` [N,d]."""
-        if self.picked is None:
-            return states
+    def spread(self, states: Tensor | None, rest: Tensor | None) -> Tensor:
+        """states [n,d] of `rows` (None: there are none) put among the N tokens; the others are those of `rest` [N,d]."""
+        if states is None or rest is None or self.picked is None:
+            only = rest if states is None else states
+            assert only is not None
+            return only
         return rest.index_copy(0, self.picked.nonzero()[:, 0].to(states.device), states)
 
     def spread_recorded(self, recorder: Recorder) -> None:
@@ -75,6 +77,15 @@ def changed(rows: Sequence[Row], seen: Sequence[Row]) -> Shown:
     if all(differ):
         return Shown(seen)
     return Shown([s for s, other in zip(seen, differ, strict=True) if other], _tokens(differ, rows))
+
+
+def blanked(values: Tensor, there: Sequence[Tensor | None]) -> Tensor:
+    """`values` [N,...], NaN at tokens that one of the views has no prompt for; `there` [N] bool each, None = all."""
+    for known in there:
+        if known is not None:
+            gone = ~known.to(values.device).view(-1, *[1] * (values.ndim - 1))
+            values = values.masked_fill(gone, torch.nan)
+    return values
 
 
 def _tokens(chosen: Sequence[bool], rows: Sequence[Row]) -> Tensor:

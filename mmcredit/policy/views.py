@@ -50,6 +50,9 @@ class Views:
             if not isinstance(value, type(DEFAULTS[name])):
                 raise ValueError(f"the view {name!r} takes {type(DEFAULTS[name]).__name__} settings, got {value!r}")
         self.pixels, self.settings, self.seed = pixels, {**DEFAULTS, **settings}, seed
+        corrupted = self.settings["corrupted"]
+        assert isinstance(corrupted, CorruptedView)
+        self._suite = None if corrupted.severity == (0, 0) else corrupted.suite()
         self.step = 0
         self._forget = forget
         # By the prompt object (kept alive here, so that its id stays its own).
@@ -86,9 +89,9 @@ class Views:
         """What is drawn for a sample in this step: operator, severity and seed; None = the image as it is."""
         settings = self.settings[view.name]
         if isinstance(settings, CorruptedView):
-            if settings.severity == (0, 0):
+            if self._suite is None:
                 return None
-            return settings.suite().draw(self.seed, self.step, sample_id, view.index)
+            return self._suite.draw(self.seed, self.step, sample_id, view.index)
         operator = Occlusion(probability=settings.probability, patch_size=settings.patch_size)
         seed = corruption_seed(self.seed, self.step, sample_id, f"{view.name}#{view.index}")
         return Draw(operator, 1, seed)

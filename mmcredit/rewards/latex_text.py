@@ -97,20 +97,26 @@ class _Reader:
 # --- pieces of the normal form of the MATH data set (Hendrycks et al. 2021, arXiv 2103.03874) -------------------------
 
 
-def brace_roots(text: str) -> str:
-    r"""``\sqrt3`` as ``\sqrt{3}``. Raises IndexError for a root without argument."""
+def brace_roots(text: str, strict: bool = True) -> str:
+    r"""``\sqrt3`` as ``\sqrt{3}``. Where no argument follows: IndexError, or unchanged if not `strict`."""
     first, *rest = text.split("\\sqrt")
-    return first + "".join("\\sqrt" + (part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}") for part in rest)
+    done = first
+    for part in rest:
+        braced = (not part and not strict) or part[0] == "{"
+        done += "\\sqrt" + (part if braced else f"{{{part[0]}}}{part[1:]}")
+    return done
 
 
-def brace_fractions(text: str) -> str:
+def brace_fractions(text: str, strict: bool = True) -> str:
     r"""``\frac12`` and ``\frac1{2}`` with braces. One without two arguments leaves the text as it is.
 
-    Raises IndexError for a fraction at the end of the text.
+    Where nothing at all follows: IndexError, or the text as it is if not `strict`.
     """
     first, *rest = text.split("\\frac")
     done = first
     for part in rest:
+        if not part and not strict:
+            return text
         if part[0] == "{":
             done += "\\frac" + part
         elif len(part) < 2:

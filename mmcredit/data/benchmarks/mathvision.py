@@ -189,8 +189,6 @@ def _stripped(text: str) -> str:
         if text.count(sign) == 1:
             text = text.split(sign)[-1]
     if "sqrt" in text:
-        try:
-            text = brace_fractions(brace_roots(text).replace(" ", ""))
-        except IndexError:  # a root or a fraction at the very end has no argument to brace
-            text = text.replace(" ", "")
+        text = brace_fractions(brace_roots(text, strict=False).replace(" ", ""), strict=False)
+    text = text.replace(" ", "")
     return slashed("\\frac{1}{2}" if text == "0.5" else text)

@@ -115,7 +115,9 @@ def place(lots: Lots, setting: Setting) -> Draft:
     def make(lots: Lots) -> Made | None:
         target = _fit(lots, setting, phrase)
         made = _scatter(lots, setting, [target], lambda thing: not phrase.matches(thing), there)
-        return made and (Scene(labelled(lots, setting, made)), [_the_is_at(phrase, made[0])])
+        if made is None:
+            return None
+        return Scene(labelled(lots, setting, made)), [_the_is_at(phrase, made[0])]
 
     return Draft(f"where is {phrase.the()}?", answer, make)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmcredit.components import Needs, register
 from mmcredit.objective.base import MAX_LOG_RATIO, Regularizer, RegularizerInputs, RegularizerLoss, masked
@@ -38,11 +38,21 @@ class KL(Regularizer):
     `k3` (GRPO, arXiv 2402.03300 eq. 4), `k2`, `k1` estimate it from the sampled token; `exact` is the sum over the
     vocabulary, computed in chunks. As a loss, k1 has the gradient of the sampled log-prob only (zero mean) and k3's is
     biased when the sampler is not the current policy; `exact` and, to first order, `k2` have the gradient of the KL.
+    `importance` multiplies each token's estimate by its ratio pi/pi_old, with the ratio's gradient: unbiased, in value
+    and gradient, where the tokens come from an older policy (DeepSeek-V3.2, and TRL under bias correction).
     Passes: one forward of the reference per update (with LoRA: the same weights, adapter off).
     """
 
     coef: float = Field(0.01, ge=0, description="weight of the term")
     estimator: Literal["k1", "k2", "k3", "exact"] = Field("k3", description="how the divergence is computed")
+
+    importance: bool = Field(False, description="weigh the estimates by pi/pi_old; not for exact")
+
+    @model_validator(mode="after")
+    def _of_samples(self) -> KL:
+        if self.importance and self.estimator == "exact":
+            raise ValueError("kl with estimator exact is no estimate from samples: importance must be false")
+        return self
 
     def needs(self) -> Needs:
         if self.estimator == "exact":
@@ -55,7 +65,12 @@ class KL(Regularizer):
             values = masked(inputs.passes["ref_kl"], mask)
         else:
             reference = masked(inputs.passes["ref_logprobs"].detach(), mask)
-            values = masked(kl_estimate(masked(inputs.logprobs, mask), reference, self.estimator), mask)
+            current = masked(inputs.logprobs, mask)
+            values = masked(kl_estimate(current, reference, self.estimator), mask)
+            if self.importance:
+                known = inputs.rollouts.old_logprobs
+                old = current.detach() if known is None else masked(known, mask)
+                values = values * (current - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         term = (inputs.weights * values).sum()
         mean = float(values.detach().sum()) / max(1, int(mask.sum()))
         return RegularizerLoss(self.coef * term, {"ref_kl": mean})

@@ -125,7 +125,7 @@ class Replay(Strategy):
         return picked
 
     def _store(self, fresh: Batch, apart: set[int], stage: Stage) -> None:
-        rollouts = fresh.rollouts
+        rollouts = fresh.rollouts.to("cpu")
         success = (deciding(fresh, self.part, stage) >= self.success_at).tolist()
         groups, rewards, truncated = rollouts.group.tolist(), rollouts.rewards.tolist(), rollouts.truncated.tolist()
         parts = {name: values.tolist() for name, values in rollouts.reward_parts.items()}
@@ -134,9 +134,9 @@ class Replay(Strategy):
         if rollouts.sampler_logprobs is None:
             logprobs = torch.full(rollouts.tokens.shape, torch.nan)
         else:
-            logprobs = rollouts.sampler_logprobs.cpu()
-        known = torch.isfinite(logprobs) | ~rollouts.mask.cpu()
-        usable = whole.cpu() & (known.all(1) | (self.old == "current"))
+            logprobs = rollouts.sampler_logprobs
+        known = torch.isfinite(logprobs) | ~rollouts.mask
+        usable = whole & (known.all(1) | (self.old == "current"))
         for row, group in enumerate(groups):
             if id(fresh.prompts[group]) in apart:
                 continue
@@ -149,7 +149,7 @@ class Replay(Strategy):
             self.memory.add(
                 prompt,
                 rollouts.tokens[row][keep],
-                logprobs[row][keep.cpu()],
+                logprobs[row][keep],
                 stage.epochs,
                 success[row],
                 reward=rewards[row],
