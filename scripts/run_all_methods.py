@@ -32,7 +32,7 @@ SIZES = [
     "check.parity=false",
     "check.image_probe=false",
 ]  # their passes are not the method's
-STEPS, REPEATS = 10, 5
+STEPS, REPEATS = 10, 11
 
 
 PAGE = """# Every recipe, ten steps
@@ -43,7 +43,7 @@ steps per batch, one thread. This shows that everything runs and what it costs; 
 method is better.
 
 * time: the training side of a step (score passes, credit, update) over plain GRPO's (no KL) on the same responses,
-  timed in turns, median of {repeats} [second lowest, second highest]. * = on the strategy's own batch.
+  timed in turns (CPU time), median of {repeats} [quartiles]. * = on the strategy's own batch.
 * passes: response positions scored per step and view, in units of the batch's response tokens. Plain GRPO has 2 clean
   ones here: old log-probs and update. Below it: responses without credit are left out of the update's forward.
 * sampled: responses generated per step (plain sampling: 128). memory: peak resident memory of the run, MiB.
@@ -89,58 +89,62 @@ def train_cell(model: str, recipe: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def cost_cell(model: str, recipe: str, folder: Path) -> dict[str, Any]:
-    """The training side of a step of the recipe against plain GRPO's, timed in turns."""
+def cost_cells(model: str, recipes: list[str], folder: Path, output: Path) -> None:
+    """The training side of a step of each recipe against plain GRPO's, timed in turns: CPU seconds of this process,
+    which other processes on the machine disturb less than wall clock."""
     from mmcredit.train.loop import Trainer
 
     still = "train.learning_rate=1e-12"  # both sides go on from the same weights
     plain = Trainer(settings(model, None, folder / "plain", still))
-    other = Trainer(settings(model, recipe, folder / "other", still))
     batch = plain.stage.run(1)
-    own = any(strategy.gives for strategy in other.parts.strategies)
-    theirs = other.stage.run(1) if own else batch
 
     def side(trainer: Trainer, given: Any) -> float:
         trainer.costs.new_step()
-        began = time.perf_counter()
+        began = time.process_time()
         rollouts, _ = trainer._score(given, 1)
         credit = trainer.parts.pipeline(rollouts, 1, STEPS)
         trainer.parts.updater(given.prompts, rollouts, credit, 1, 0.1, None)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
-    for trainer, given in ((plain, batch), (other, theirs)):  # layouts are probed, caches filled
-        side(trainer, given)
-    pairs = []
-    for repeat in range(REPEATS):  # who goes first alternates: a drifting clock then favours no one
+    for recipe in recipes:
+        other = Trainer(settings(model, recipe, folder / recipe, still))
+        own = any(strategy.gives for strategy in other.parts.strategies)
+        theirs = other.stage.run(1) if own else batch
         order = [(plain, batch), (other, theirs)]
-        seconds = {}
-        for trainer, given in order if repeat % 2 else order[::-1]:
-            seconds[trainer is other] = side(trainer, given)
-        pairs.append((seconds[False], seconds[True]))
+        for trainer, given in order:  # layouts are probed, caches filled
+            side(trainer, given)
+        pairs = []
+        for repeat in range(REPEATS):  # who goes first alternates: a drifting clock then favours no one
+            seconds = {}
+            for trainer, given in order if repeat % 2 else order[::-1]:
+                seconds[trainer is other] = side(trainer, given)
+            pairs.append((seconds[False], seconds[True]))
+        other.close()
+        ratios = sorted(b / a for a, b in pairs)
+        found = {
+            "ratio": statistics.median(ratios), "low": ratios[len(ratios) // 4], "high": ratios[-1 - len(ratios) // 4],
+            "grpo_seconds": statistics.median(a for a, _ in pairs), "own_batch": own,
+            "rows": len(theirs), "grpo_rows": len(batch),
+        }  # fmt: skip
+        (output / f"cost-{model}-{recipe}.json").write_text(json.dumps(found, indent=1))
+        print(f"{model} {recipe} {found['ratio']:.3f}", flush=True)
     plain.close()
-    other.close()
-    ratios = sorted(b / a for a, b in pairs)
-    return {
-        "ratio": statistics.median(ratios),
-        "low": ratios[1],
-        "high": ratios[-2],
-        "grpo_seconds": statistics.median(a for a, _ in pairs),
-        "own_batch": own,
-        "rows": len(theirs),
-        "grpo_rows": len(batch),
-    }
 
 
-def cell(kind: str, model: str, recipe: str, output: Path) -> None:
-    """Measure one cell and write its JSON."""
+def cell(kind: str, model: str, recipes: list[str], output: Path) -> None:
+    """Measure cells and write their JSON."""
     import tempfile
 
     from mmcredit.deferred import load_now
 
     load_now()
     with tempfile.TemporaryDirectory() as folder:
-        found = {"train": train_cell, "cost": cost_cell}[kind](model, recipe, Path(folder))
-    (output / f"{kind}-{model}-{recipe}.json").write_text(json.dumps(found, indent=1))
+        if kind == "cost":
+            cost_cells(model, recipes, Path(folder), output)
+            return
+        for recipe in recipes:
+            found = train_cell(model, recipe, Path(folder))
+            (output / f"train-{model}-{recipe}.json").write_text(json.dumps(found, indent=1))
 
 
 def table(output: Path) -> str:
@@ -181,30 +185,36 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--kinds", nargs="*", default=["train", "cost"], choices=["train", "cost"])
     parser.add_argument("--table", type=Path, help="write the Markdown table here")
-    parser.add_argument("--cell", nargs=3, metavar=("KIND", "MODEL", "RECIPE"), help=argparse.SUPPRESS)
+    parser.add_argument("--cell", nargs=3, metavar=("KIND", "MODEL", "RECIPES"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     if options.cell:
-        cell(*options.cell, options.output)
+        kind, model, recipes = options.cell
+        cell(kind, model, recipes.split(","), options.output)
         return
     from rich.progress import track
 
     from mmcredit import config_files
 
     recipes = options.only or list(config_files.recipes())
-    cells = [(k, m, r) for r in recipes for m in options.models for k in options.kinds]
-    missing = [c for c in cells if not (options.output / f"{'-'.join(c)}.json").exists()]
+    missing: list[tuple[str, str, str]] = []
+    for kind in options.kinds:
+        for model in options.models:
+            names = [r for r in recipes if not (options.output / f"{kind}-{model}-{r}.json").exists()]
+            # A training run has a process of its own, for its peak memory; costs of one model share one process.
+            missing += [(kind, model, ",".join(names))] if kind == "cost" and names else []
+            missing += [(kind, model, name) for name in names] if kind == "train" else []
     failed = []
-    for kind, model, recipe in track(missing, "cells"):
-        command = [sys.executable, __file__, "--output", str(options.output), "--cell", kind, model, recipe]
+    for kind, model, names in track(missing, "cells"):
+        command = [sys.executable, __file__, "--output", str(options.output), "--cell", kind, model, names]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
-            failed.append((kind, model, recipe))
-            print(f"{kind} {model} {recipe} failed:\n{result.stderr[-2000:]}", file=sys.stderr)
+            failed.append((kind, model, names))
+            print(f"{kind} {model} {names} failed:\n{result.stderr[-2000:]}", file=sys.stderr)
     if options.table is not None:
         options.table.write_text(table(options.output))
     if failed:
-        sys.exit(f"{len(failed)} of {len(cells)} cells failed: {failed}")
+        sys.exit(f"{len(failed)} processes failed: {failed}")
 
 
 if __name__ == "__main__":

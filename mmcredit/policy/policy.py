@@ -164,8 +164,9 @@ class Policy:
         """Run no-gradient passes over all responses. ``prompts[i]`` belongs to the responses with ``group == i``.
 
         Returns [B,T] float32 per view and output (`head_input` [B,T,d]) on the device of the rollouts, 0 where a token
-        is not valid and in responses without a token that may carry credit. All passes share micro-batches of `budget` tokens (default `model.score_tokens`); `progress` is
-        told the responses done. Raises ValueError for an unknown view or output.
+        is not valid and in responses without a token that may carry credit. All passes share micro-batches of `budget`
+        tokens (default `model.score_tokens`); `progress` is told the responses done. Raises ValueError for an unknown
+        view or output.
         """
         device = rollouts.tokens.device
         b, t = rollouts.tokens.shape

@@ -29,7 +29,7 @@ class Shown:
     picked: Tensor | None = None  # [N] bool, tokens of `rows`; None: of all
 
     def spread(self, states: Tensor | None, rest: Tensor | None) -> Tensor:
-        """states [n,d] of `rows` (None: there are none) put among the N tokens; the others are those of `rest` [N,d]."""
+        """states [n,d] of `rows` (None: no rows) put among the N tokens; the others are those of `rest` [N,d]."""
         if states is None or rest is None or self.picked is None:
             only = rest if states is None else states
             assert only is not None
