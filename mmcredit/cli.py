@@ -31,18 +31,7 @@ def parser() -> ArgumentParser:
     train.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
     train.set_defaults(run=commands.train)
 
-    evaluate = actions.add_parser(
-        "evaluate", help="held-out accuracy of a model", description="Answer data.evaluate's questions with a model."
-    )
-    _config(evaluate)
-    evaluate.add_argument("--model", help="model folder or builtin:NAME instead of the config's (e.g. RUN/model)")
-    evaluate.add_argument("--output", type=Path, help="write each question's answer as JSONL to this file")
-    evaluate.add_argument("--samples", type=int, metavar="K", help="answers per question: pass@k, avg@K, majority@k")
-    evaluate.add_argument(
-        "--temperature", type=float, metavar="T", help="sampling temperature (several samples: default the rollout's)"
-    )
-    evaluate.add_argument("--k", metavar="1,2,4", help="values of k (default powers of two up to K)")
-    evaluate.set_defaults(run=commands.evaluate)
+    _evaluate(actions)
 
     check = actions.add_parser(
         "check",
@@ -103,6 +92,46 @@ def parser() -> ArgumentParser:
     return top
 
 
+def _evaluate(actions: Any) -> None:
+    """`mmcredit evaluate`: held-out questions or benchmarks, clean or corrupted."""
+    evaluate = actions.add_parser(
+        "evaluate",
+        help="accuracy of a model: held-out questions, benchmarks, corrupted images",
+        description="Answer the questions of data.evaluate, or of benchmarks, with a model. With --benchmark or "
+        "--corrupt the answers go into a folder: JSON lines, summary.json and evaluate.html; the same command goes on "
+        "after a kill.",
+    )
+    _config(evaluate, optional=True)
+    evaluate.add_argument("--model", help="model folder or builtin:NAME instead of the config's (e.g. RUN/model)")
+    evaluate.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="folder of the results (default runs/evaluate/MODEL); without --benchmark and --corrupt a JSONL file",
+    )
+    evaluate.add_argument("--samples", type=int, metavar="K", help="answers per question: pass@k, avg@K, majority@k")
+    evaluate.add_argument(
+        "--temperature", type=float, metavar="T", help="sampling temperature (several samples: default the rollout's)"
+    )
+    evaluate.add_argument("--k", metavar="1,2,4", help="values of k (default powers of two up to K); K is at least k")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="at most N questions, of a seeded shuffle")
+    evaluate.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (no CONFIG: default 1024)")
+    evaluate.add_argument("--batch", type=int, metavar="N", help="prompts answered at a time (default 64)")
+    benchmarks = evaluate.add_argument_group("benchmarks, with or without a CONFIG")
+    benchmarks.add_argument("--benchmark", metavar="A,B", help="names, or {name: {split: ..., ...}}")
+    benchmarks.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds their files")
+    benchmarks.add_argument(
+        "--scoring", choices=("official", "rl"), help="official (default): own prompt and rule; rl: boxed, rule grader"
+    )
+    benchmarks.add_argument("--judge-url", metavar="URL", help="OpenAI-compatible address, up to and with /v1")
+    benchmarks.add_argument("--judge-model", metavar="NAME", help="its model; without a judge a rule stands in")
+    benchmarks.add_argument("--judge-key-env", metavar="VARIABLE", help="environment variable that holds its key")
+    corruptions = evaluate.add_argument_group("corrupted images")
+    corruptions.add_argument("--corrupt", metavar="all|seen|unseen|A,B", help="operators; clean images come along")
+    corruptions.add_argument("--severity", metavar="3,5", help="severities from 1 to 5 (default 3,5)")
+    evaluate.set_defaults(run=commands.evaluate)
+
+
 def _diagnose(actions: Any) -> None:
     """`mmcredit diagnose divergence | cross-sampling | drift`."""
     diagnose = actions.add_parser(
@@ -147,8 +176,10 @@ def _diagnose(actions: Any) -> None:
             kind.add_argument("--no-control", action="store_true", help="leave out switches at random places")
 
 
-def _config(action: ArgumentParser) -> None:
-    action.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one in configs/")
+def _config(action: ArgumentParser, optional: bool = False) -> None:
+    action.add_argument(
+        "config", metavar="CONFIG", nargs="?" if optional else None, help="YAML file, or the name of one in configs/"
+    )
     action.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
     action.add_argument("--method", metavar="NAME", help="recipe from configs/methods laid over the config")
     action.add_argument(

@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -64,13 +65,29 @@ def train(options: Namespace) -> int:
 
 
 def evaluate(options: Namespace) -> int:
-    """Held-out accuracy of one model."""
-    run = _load(options)
+    """Held-out accuracy of one model; benchmarks and corrupted images."""
+    from mmcredit.evaluate import options as chosen
+
+    if options.config is not None and "=" in options.config and not Path(options.config).is_file():
+        options.overrides, options.config = [options.config, *options.overrides], None  # no CONFIG, overrides only
+    chosen.check_options(options)
+    if options.config is None:
+        for path in options.plugin:
+            components.load_plugin(path)
+        run = chosen.default_config(options)
+    else:
+        run = _load(options)
     if options.model is not None:
         run.model = run.model.model_copy(update={"path": options.model})
-    if run.data.evaluate is None:
-        raise ValueError("data.evaluate is not set; name the source of the questions there")
     _several_answers(run, options)
+    if options.benchmark is None and run.data.evaluate is None:
+        raise ValueError("data.evaluate is not set; name the source of the questions there")
+    if chosen.goes_further(options):
+        _quiet_libraries()
+        from mmcredit.evaluate import command
+
+        return command.run(run, options, console, _bar)
+    chosen.take(run, options)
     _quiet_libraries()
     from mmcredit.evaluate.standalone import evaluate_model
 
@@ -98,16 +115,18 @@ def _several_answers(run: RunConfig, options: Namespace) -> None:
     """Lay --samples, --temperature and --k over the config. Several answers need a temperature: by default the one
     that rollouts are sampled at."""
     changes: dict[str, Any] = {}
+    words = [] if options.k is None else options.k.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"--k must be whole numbers with commas between, such as 1,2,4, got {options.k!r}")
+    if options.samples is None and words and max(map(int, words)) > run.evaluate.samples:
+        options.samples = max(map(int, words))  # --k 8 alone asks for eight answers
     if options.samples is not None:
         changes["samples"] = options.samples
         if options.samples > 1 and run.evaluate.temperature == 0:
             changes["temperature"] = run.rollout.sampling.temperature
     if options.temperature is not None:
         changes["temperature"] = options.temperature
-    if options.k is not None:
-        words = options.k.split(",")
-        if not all(word.strip().isdecimal() for word in words):
-            raise ValueError(f"--k must be whole numbers with commas between, such as 1,2,4, got {options.k!r}")
+    if words:
         changes["k"] = [int(word) for word in words]
     elif options.samples is not None:
         changes["k"] = None

@@ -7,4 +7,6 @@ bin="${MMCREDIT_VENV:-.venv}/bin"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-exec "$bin/python" -m pytest "$@"
+# Test files are shared out to two processes of one thread each.
+export OMP_NUM_THREADS=1
+exec "$bin/python" -m pytest --numprocesses "${MMCREDIT_TEST_WORKERS:-2}" --dist loadfile "$@"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +99,28 @@ def test_pixels_depend_on_the_seed_and_the_sample_only():
     assert shown_in(one, CLEAN, pixels, 0) is one
 
 
-@pytest.mark.parametrize("name", ["gaussian_noise", "jpeg", "gaussian_blur", "fog", "pixelate"])
+def digests() -> list[str]:
+    """What ten cells show of one picture."""
+    policy = make_policy("qwen2_5_vl")
+    prompt = policy.encode(sample("a", "left", [((140, 112), 5)]))
+    names = ("shot_noise", "fog", "elastic", "motion_blur", "occlusion")
+    shown = [shown_in(prompt, Cell(operator(n), s), Pixels(policy.processor), 0) for n in names for s in (1, 5)]
+    return [hashlib.sha256(p.media["pixel_values"].numpy().tobytes()).hexdigest() for p in shown]
+
+
+def test_another_process_sees_the_same_pixels():
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import mmcredit, torch; "
+        "torch.set_num_threads(1); import test_evaluate_robustness as t; print(*t.digests())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    command = [sys.executable, "-c", program]
+    theirs = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    assert theirs == digests()
+    assert len(set(theirs)) == 10
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "jpeg", "gaussian_blur", "fog"])
 def test_severity_hurts_the_pixels_in_order(name):
     """Of the pixels as the model sees them; accuracy owes nobody an order."""
     policy = make_policy("qwen2_5_vl")
@@ -138,7 +164,9 @@ def test_what_cannot_be_answered_is_named_and_the_rest_goes_on():
     answers = [item for item in found if isinstance(item, Answer)]
     assert {a.sample.id for a in answers} == {"one", "text", "two"}
     assert len(answers) == sum(told) == 3 * 2 * 2
-    with pytest.raises(ValueError, match=r"none of the first 1 questions can be answered in cell clean; .*no image"):
+    with pytest.raises(
+        ValueError, match=r"none of the first 1 questions can be answered in cell clean; .*x.png is damaged"
+    ):
         run(policy, Watched(policy), [broken], [CLEAN])
     with pytest.raises(ValueError, match="stands twice among the cells"):
         run(policy, Watched(policy), good, [CLEAN, Cell(operator("jpeg"), 3), Cell(operator("jpeg"), 3)])

@@ -132,8 +132,8 @@ def _chunk(
             if suppressed.numel():
                 value = value.masked_fill(torch.isin(target, suppressed), 0.0)
         elif name == "entropy":
-            p = (z[view] - lse[view][:, None]).exp()
-            value = lse[view] - (p * z[view]).sum(1)
+            # softmax and vecdot read the logits once each; exp(z - lse) and (p * z).sum write two more copies of them.
+            value = lse[view] - torch.linalg.vecdot(z[view].softmax(1), z[view])
         elif name == "logsumexp":
             value = lse[view]
         elif name == "sampled_logit":

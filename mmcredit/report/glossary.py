@@ -119,6 +119,22 @@ GLOSSARY: tuple[Entry, ...] = (
         "Above about 0.2: much of the update is thrown away. At 0 with several epochs: the learning rate may grow.",
     ),
     Entry(
+        r"policy/roma_.*",
+        "policy/roma_divergence_0, roma_shift, ...",
+        "ROMA: mean divergence of each corrupted view from the clean image (roma_divergence_k), share of tokens that "
+        "it is the worst view of (roma_worst_k), mean change of a log-prob under a view (roma_shift), share of "
+        "successful responses (roma_success), and both terms as they enter the loss (roma_kl, roma_aux).",
+        "roma_success 0: no view is ever run; look at success.key and success.threshold. One roma_worst_k near 1: a "
+        "single operator carries everything; lower its severity.",
+    ),
+    Entry(
+        r"policy/papo_.*",
+        "policy/papo_perception, papo_masked_entropy, papo_entropy",
+        "PAPO: estimated KL between the answers with the clean and the masked image, and the two entropies, in nats "
+        "per token.",
+        "papo_perception explodes and papo_masked_entropy with it: lower gamma, or raise eta_aug.",
+    ),
+    Entry(
         r"policy/entropy|.*entropy.*",
         "policy/entropy",
         "Mean entropy of the next-token distribution, in nats.",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 LATTICE = 48
@@ -80,8 +80,8 @@ class Scene:
     def to_json(self) -> dict[str, Any]:
         """Plain data, as kept in ``Sample.meta["scene"]``."""
         return {
-            "things": [asdict(thing) for thing in self.things],
-            "bars": [asdict(bar) for bar in self.bars],
+            "things": [dict(vars(thing)) for thing in self.things],
+            "bars": [dict(vars(bar)) for bar in self.bars],
             "axis": self.axis,
         }
 

@@ -33,8 +33,8 @@ def make_question(setting: Setting, kinds: Sequence[Kind], seed: int, split: Spl
     always, later = FORMS[kind]
     form = lots.one(always if setting.level is LEVELS["easy"] else always + later)
     draft = form(lots, setting)
-    for draw in range(DRAWS):
-        made = draft.make(Lots(seed, "scenes", split, index, draw))
+    for _ in range(DRAWS):
+        made = draft.make(lots)
         if made is not None and in_test(made[0].key()) == (split == "test"):
             scene, claims = made
             return Question(kind, form.__name__, draft.text, draft.answer, scene, tuple(claims))
