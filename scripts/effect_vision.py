@@ -168,7 +168,12 @@ def table(options: argparse.Namespace) -> None:
         sys.exit(f"no finished cells in {options.output}")
     first = cells[0]
     severity = ", ".join(map(str, first["severity"]))
-    sizes = {"steps": first["steps"], "questions": first["questions"], "severity": severity, "machine": machine()}
+    sizes = {
+        "steps": first["steps"],
+        "questions": first["questions"],
+        "severity": severity,
+        "machine": machine().partition("; command")[0] + ".",
+    }
     lines = [PAGE.format(**sizes)]
     plotted: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     for task in sorted({c["task"] for c in cells}):

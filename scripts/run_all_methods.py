@@ -45,8 +45,8 @@ steps say nothing about which method is better.
 * time: the training side of a step (score passes, credit, update) over plain GRPO's (no KL) on the same responses,
   timed in turns (CPU time), median of {repeats} [quartiles]. * = on the strategy's own batch.
 * Three things raise the time of a recipe that adds no pass: a term or a penalty on every token (KL, entropy, PAPO, the
-  certainty penalty of UCAS) keeps responses of constant groups in the update, which plain GRPO leaves out; entropy with
-  gradient; and a signal of the clean pass, which a model this small cannot hide. Dynamic sampling is timed on plain
+  certainty penalty of UCAS), or credit without groups (REINFORCE++), keeps responses of constant groups in the update,
+  which plain GRPO leaves out; entropy with gradient; and a signal of the clean pass, which a model this small cannot hide. Dynamic sampling is timed on plain
   GRPO's batch.
 * passes: response positions scored per step and view, in units of the batch's response tokens. Plain GRPO has 2 clean
   ones here: old log-probs and update. Below it: responses without credit are left out of the update's forward.
@@ -157,7 +157,7 @@ def table(output: Path) -> str:
 
     from mmcredit import config_files
 
-    lines = [PAGE.format(repeats=REPEATS, machine=machine())]
+    lines = [PAGE.format(repeats=REPEATS, machine=machine().partition("; command")[0] + ".")]
     for model, base in MODELS.items():
         lines += [
             "", f"## {model}: `configs/{base}.yaml`", "",
