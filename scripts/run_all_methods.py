@@ -46,8 +46,8 @@ steps say nothing about which method is better.
   timed in turns (CPU time), median of {repeats} [quartiles]. * = on the strategy's own batch.
 * Three things raise the time of a recipe that adds no pass: a term or a penalty on every token (KL, entropy, PAPO, the
   certainty penalty of UCAS), or credit without groups (REINFORCE++), keeps responses of constant groups in the update,
-  which plain GRPO leaves out; entropy with gradient; and a signal of the clean pass, which a model this small cannot hide. Dynamic sampling is timed on plain
-  GRPO's batch.
+  which plain GRPO leaves out; entropy with gradient; and a signal of the clean pass, which a model this small cannot
+  hide. Dynamic sampling is timed on plain GRPO's batch.
 * passes: response positions scored per step and view, in units of the batch's response tokens. Plain GRPO has 2 clean
   ones here: old log-probs and update. Below it: responses without credit are left out of the update's forward.
 * sampled: responses generated per step (plain sampling: 64). memory: peak resident memory of the run, MiB.
