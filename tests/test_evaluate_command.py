@@ -70,8 +70,8 @@ def test_rows_of_a_benchmark(home):
     answers = [row for row in rows if "skipped" not in row]
     assert len(answers) == 19 * 5 * 2
     assert set(answers[0]) == {
-        "benchmark", "id", "number", "attempt", "corruption", "severity", "response", "correct", "extracted", "rule",
-        "scored_by", "flags", "tokens", "finish", "seconds",
+        "benchmark", "id", "number", "attempt", "corruption", "severity", "media", "response", "correct", "extracted",
+        "rule", "scored_by", "flags", "tokens", "finish", "seconds",
     }  # fmt: skip
     cells = [(r["corruption"], r["severity"]) for r in answers if r["number"] == 0 and r["attempt"] == 0]
     assert cells == [(None, None), ("jpeg", 3), ("jpeg", 5), ("fog", 3), ("fog", 5)]
@@ -168,6 +168,28 @@ def test_other_weights_at_the_same_path_are_other_settings(home, tmp_path):
         "c is 2 there and null now",
         "d is null there and 4 now",
     ]
+
+
+def test_a_judge_decides_where_the_official_way_asks_one(home, tmp_path, capsys):
+    from test_benchmarks_judge import server
+
+    arguments = command(home, tmp_path / "out", benchmark="mathvista")
+    at = arguments.index("--corrupt")
+    arguments = [*arguments[:at], *arguments[at + 4 :], "--judge-model", "judge-1"]
+    with server(lambda body: (200, "3")) as (url, seen):
+        assert main([*arguments, "--judge-url", url]) == 0
+    asked = len(seen)
+    assert 0 < asked <= 6
+    assert {call["model"] for call in seen} == {"judge-1"}
+    rows = read(tmp_path / "out/mathvista-testmini.jsonl")
+    assert {row["scored_by"] for row in rows} == {"judge"}
+    assert {row["number"] for row in rows if row["correct"]} == {2}  # "How many?": 3
+    assert f"asked {asked}" in capsys.readouterr().out
+    # The rows are there and every reply is in the cache: a server that is gone is not missed.
+    assert main([*arguments, "--judge-url", "http://127.0.0.1:9/v1"]) == 0
+    assert read(tmp_path / "out/mathvista-testmini.jsonl") == rows
+    assert main([*arguments[:-1], "judge-2", "--judge-url", url]) == 2
+    assert 'judge.model is "judge-1" there and "judge-2" now' in capsys.readouterr().err
 
 
 def test_further_cells_join_the_rows_that_are_there(home, tmp_path):
@@ -281,6 +303,24 @@ def test_a_killed_evaluation_of_a_config_goes_on_in_another_process(tmp_path):
 def test_options_that_do_not_fit(arguments, message, capsys):
     assert main(["evaluate", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_questions_without_an_image_are_counted(tmp_path, capsys):
+    # The text-only version of a problem shows no picture.
+    rows = [row | {"problem_version": "Text Only", "sample_index": f"t{n}"} for n, row in enumerate(mathverse_pair())]
+    benchmark_rows.parquet(tmp_path / "mathverse/testmini_text_only.parquet", rows)
+    model_folder(tmp_path)
+    split = "{mathverse: {split: testmini_text_only}}"
+    home = ["--model", str(tmp_path / "qwen2_5_vl"), "--data-root", str(tmp_path), "-o", str(tmp_path / "out")]
+    assert main(["evaluate", "--benchmark", split, *home, "--corrupt", "jpeg", "--max-new-tokens", "4"]) == 0
+    assert "2 of 2 questions have no image" in " ".join(capsys.readouterr().out.split())
+    answers = [(r["number"], r["response"]) for r in read(tmp_path / "out/mathverse-testmini_text_only.jsonl")]
+    assert len(answers) == 6
+    assert len(set(answers)) == 2
+
+
+def mathverse_pair() -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "image"} for row in benchmark_rows.mathverse()[:2]]
 
 
 def test_seen_is_what_the_config_trains_with(tmp_path):

@@ -126,8 +126,9 @@ def _print_notes(found: Results, console: Console) -> None:
     by = ", ".join(f"{name} {count}" for name, count in summary.scored_by.items())
     console.print(f"  scored by: {by}; no answer found in {summary.unparsed} responses", highlight=False)
     note = scoring_note(found)
-    if note is not None:
-        console.print(f"  [yellow]note:[/yellow] {note}", highlight=False)
+    for text in [note, *found.notes]:
+        if text is not None:
+            console.print(f"  [yellow]note:[/yellow] {text}", highlight=False)
     if summary.flags:
         flags = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
         console.print(f"  flags: {flags}", highlight=False, markup=False)

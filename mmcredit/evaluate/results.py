@@ -116,6 +116,7 @@ def collect(target: Target, rows: Rows, cells: Sequence[Cell], suite: Suite, ks:
     skipped: list[dict[str, Any]] = []
     tokens = cut = answers = 0
     seconds = 0.0
+    imageless: set[int] = set()
     for row in rows.read():
         label = cell_label(row)
         if "skipped" in row:
@@ -126,6 +127,8 @@ def collect(target: Target, rows: Rows, cells: Sequence[Cell], suite: Suite, ks:
             continue
         by_cell[label].setdefault(row["number"], []).append(Score.from_dict({k: row[k] for k in SCORE_FIELDS}))
         answers += 1
+        if not row["media"]:
+            imageless.add(row["number"])
         tokens += row["tokens"]
         cut += row["finish"] == "length"
         seconds += row["seconds"]
@@ -162,6 +165,12 @@ def collect(target: Target, rows: Rows, cells: Sequence[Cell], suite: Suite, ks:
         table = robustness_table(
             {label: [found[n] for n in complete] for label, found in correct.items()}, cells, suite
         )
+    notes = []
+    if table and imageless:
+        notes.append(
+            f"{len(imageless)} of {len(target.samples)} questions have no image: no corruption changes them, which "
+            "draws every drop towards 0"
+        )
     several = [_attempts(scores) for _, scores in sorted(by_cell[CLEAN.label].items())] if rows.attempts > 1 else []
     return Results(
         name=target.name,
@@ -177,6 +186,7 @@ def collect(target: Target, rows: Rows, cells: Sequence[Cell], suite: Suite, ks:
         mean_tokens=tokens / answers,
         truncated=cut / answers,
         seconds=seconds,
+        notes=notes,
     )
 
 

@@ -27,6 +27,7 @@ def answer_row(target: str, answer: Answer, score: Score) -> dict[str, Any]:
         **_place(target, answer.number, answer.sample.id),
         "attempt": answer.response.member,
         **_cell(answer.cell),
+        "media": len(answer.sample.media),
         "response": answer.text,
         **score.as_dict(),
         "tokens": len(answer.response.tokens),

@@ -94,7 +94,7 @@ def settings_of(
         "engine": config.rollout.engine,
         "corruption_seed": CORRUPTION_SEED,
         "cells": {c.label: None if c.operator is None else c.operator.spec() for c in cells},
-        "judge": None if judge is None or target.benchmark is None else {"url": judge.base_url, "model": judge.model},
+        "judge": None if judge is None or target.benchmark is None else {"model": judge.model},
     }
 
 
