@@ -121,7 +121,7 @@ GLOSSARY: tuple[Entry, ...] = (
     Entry(
         r"policy/roma_.*",
         "policy/roma_divergence_0, roma_shift, ...",
-        "ROMA: mean divergence of each corrupted view from the clean image (roma_divergence_k), share of tokens that "
+        "ROMA: mean divergence of each corrupted view from the clean image (roma_divergence_k), share of tokens "
         "it is the worst view of (roma_worst_k), mean change of a log-prob under a view (roma_shift), share of "
         "successful responses (roma_success), and both terms as they enter the loss (roma_kl, roma_aux).",
         "roma_success 0: no view is ever run; look at success.key and success.threshold. One roma_worst_k near 1: a "
