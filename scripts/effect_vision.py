@@ -35,7 +35,6 @@ NoisyRollout trains the vision tower as all others do here; its paper freezes it
 """
 HEAD = ("method", "seeds", "clean", "seen", "unseen", "clean - GRPO", "seen - GRPO", "unseen - GRPO", "s")
 METHODS = ("grpo", "pgpo", "vppo", "papo", "noisy_rollout", "roma")
-EVALUATION_SEED = 0  # of the corruptions in evaluation
 TASKS = {"easy_vqa": "easy_vqa", "scenes": "scenes"}
 # Student's t, two-sided 95 %, by degrees of freedom.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -75,7 +74,7 @@ def cell(task: str, method: str, seed: int, options: argparse.Namespace) -> dict
         assert outcome.after is not None
         suite = Suite(eval_severities=tuple(options.severity))
         with trainer.parts.pool as pool:  # its workers ended with the run; they start again here
-            corrupted = {split: answers(trainer, pool, suite.cells(split)) for split in ("seen", "unseen")}
+            corrupted = answers(trainer, pool, suite)
     return {
         "task": task, "method": method, "seed": seed, "steps": options.steps, "questions": len(outcome.after.correct),
         "severity": options.severity, "set": options.set, "seconds": trained, "training_seconds": outcome.seconds,
@@ -84,28 +83,20 @@ def cell(task: str, method: str, seed: int, options: argparse.Namespace) -> dict
     }  # fmt: skip
 
 
-def answers(trainer: Any, pool: Any, cells: list[tuple[Any, int]]) -> dict[str, list[float]]:
-    """Right (1) or wrong (0) per held-out question for every (operator, severity): the same pixels for every method."""
-    from mmcredit.corruptions.suite import evaluation_draw
-    from mmcredit.evaluate.accuracy import evaluate
+def answers(trainer: Any, pool: Any, suite: Any) -> dict[str, dict[str, list[float]]]:
+    """Right (1) or wrong (0) per held-out question, by split and cell: the same pixels for every method."""
+    from mmcredit.evaluate.robustness import evaluate_cells, reward_judge
     from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
-    from mmcredit.policy.pixels import Pixels
 
-    config, policy, samples = trainer.config, trainer.parts.policy, trainer.parts.held_out
-    pixels, part = Pixels(policy.processor), config.evaluate.reward or pool.names[0]
-    prompts = [policy.encode(sample, config.data.max_prompt_tokens) for sample in samples]
-    found = {}
-    for operator, severity in cells:
-        draws = [evaluation_draw(EVALUATION_SEED, sample.id, operator, severity) for sample in samples]
-        shown = [pixels.edited(p, d.frames, f"{d.label}:{d.seed}") for p, d in zip(prompts, draws, strict=True)]
-        policy.drop_caches()
-        result = evaluate(
-            trainer.parts.engine, pool, samples, shown, evaluation_sampling(config),
-            [evaluation_seeds(config, sample.id) for sample in samples],
-            lambda tokens: policy.tokenizer.decode(tokens, skip_special_tokens=True), part,
-        )  # fmt: skip
-        found[f"{operator.title}:{severity}"] = result.correct
-    return found
+    config, parts = trainer.config, trainer.parts
+    cells = {split: suite.cells(split) for split in ("seen", "unseen")}
+    found = evaluate_cells(
+        parts.policy, parts.engine, parts.held_out, reward_judge(pool, config.evaluate.reward or pool.names[0]),
+        [*cells["seen"], *cells["unseen"]], sampling=evaluation_sampling(config),
+        seeds=lambda sample: evaluation_seeds(config, sample), max_prompt_tokens=config.data.max_prompt_tokens,
+    )  # fmt: skip
+    labels = {split: [f"{operator.title}:{severity}" for operator, severity in own] for split, own in cells.items()}
+    return {split: {label: list(found.correct[label]) for label in own} for split, own in labels.items()}
 
 
 def run(options: argparse.Namespace) -> None:

@@ -43,11 +43,9 @@ time is measured), 2 optimizer steps per batch, one thread. This shows that ever
 steps say nothing about which method is better.
 
 * time: the training side of a step (score passes, credit, update) over plain GRPO's (no KL) on the same responses,
-  timed in turns (CPU time), median of {repeats} [quartiles]. * = on the strategy's own batch.
-* Three things raise the time of a recipe that adds no pass: a term or a penalty on every token (KL, entropy, PAPO, the
-  certainty penalty of UCAS), or credit without groups (REINFORCE++), keeps responses of constant groups in the update,
-  which plain GRPO leaves out; entropy with gradient; and a signal of the clean pass, which a model this small cannot
-  hide. Dynamic sampling is timed on plain GRPO's batch.
+  timed in turns (CPU time), median of {repeats} [quartiles]. * = on the strategy's own batch, which may hold another
+  number of responses. Groups of equal rewards are taken out of the timed batches: plain GRPO leaves them out of its
+  update, a term or penalty on every token (KL, entropy, PAPO, UCAS) or credit without groups (REINFORCE++) does not.
 * passes: response positions scored per step and view, in units of the batch's response tokens. Plain GRPO has 2 clean
   ones here: old log-probs and update. Below it: responses without credit are left out of the update's forward.
 * sampled: responses generated per step (plain sampling: 64). memory: peak resident memory of the run, MiB.
@@ -93,6 +91,16 @@ def train_cell(model: str, recipe: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def with_signal(batch: Any) -> Any:
+    """The groups whose rewards differ. Plain GRPO leaves the others out of its update, a term or penalty on every token
+    does not: without them both sides forward the same responses."""
+    from mmcredit.credit.groups import constant_groups
+
+    index, groups = batch.rollouts.group_index()
+    silent = constant_groups(batch.rollouts.rewards, index, groups)[index]
+    return batch.select((~silent).nonzero()[:, 0].tolist()) if not bool(silent.all()) else batch
+
+
 def cost_cells(model: str, recipes: list[str], folder: Path, output: Path) -> None:
     """The training side of a step of each recipe against plain GRPO's, timed in turns: CPU seconds of this process,
     which other processes on the machine disturb less than wall clock."""
@@ -100,7 +108,7 @@ def cost_cells(model: str, recipes: list[str], folder: Path, output: Path) -> No
 
     still = ("train.learning_rate=1e-12", "rollout.prompts=16")  # both sides go on from the same weights
     plain = Trainer(settings(model, None, folder / "plain", *still))
-    batch = plain.stage.run(1)
+    batch = with_signal(plain.stage.run(1))
 
     def side(trainer: Trainer, given: Any) -> float:
         trainer.costs.new_step()
@@ -113,7 +121,7 @@ def cost_cells(model: str, recipes: list[str], folder: Path, output: Path) -> No
     for recipe in recipes:
         other = Trainer(settings(model, recipe, folder / recipe, *still))
         own = any(strategy.name != "dynamic_sampling" for strategy in other.parts.strategies)
-        theirs = other.stage.run(1) if own else batch
+        theirs = with_signal(other.stage.run(1)) if own else batch
         order = [(plain, batch), (other, theirs)]
         for trainer, given in order:  # layouts are probed, caches filled
             side(trainer, given)

@@ -165,7 +165,7 @@ def test_micro_batches_keep_the_budget_and_groups() -> None:
                 assert made.tokens == tokens <= budget
                 assert made.responses == sum(lengths[r] for r in made.rows)
             assert batches == policy.micro_batches(prompts, rollouts, budget=budget, layout=layout)
-    with pytest.raises(ValueError, match="micro_batch_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"train.token_budget .* must be at least 1, got 0"):
         policy.micro_batches(prompts, rollouts, budget=0, layout="shared")
 
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from mmcredit.policy.prompt import Prompt
+from mmcredit.rollouts import Rollouts
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ def micro_batches(
     *,
     budget: int,
     layout: Literal["shared", "padded"],
-    setting: str = "micro_batch_tokens",
+    setting: str = "train.token_budget (or model.score_tokens)",
 ) -> list[MicroBatch]:
     """Cut responses into micro-batches of at most `budget` tokens.
 
@@ -74,3 +77,23 @@ def micro_batches(
     if current:
         done.append(finished(current))
     return done
+
+
+def check_rollouts(prompts: Sequence[Prompt], rollouts: Rollouts, suppressed: Sequence[int]) -> None:
+    """Raise ValueError unless the responses belong to these prompts and none of them sampled a `suppressed` id."""
+    if len(rollouts) and not 0 <= int(rollouts.group.min()) <= int(rollouts.group.max()) < len(prompts):
+        raise ValueError(
+            f"group must index the prompts: got numbers {int(rollouts.group.min())}..{int(rollouts.group.max())} "
+            f"for {len(prompts)} prompts"
+        )
+    valid = rollouts.valid
+    assert not bool((valid[:, 1:] & ~valid[:, :-1]).any()), "valid must be a prefix of every row"
+    if suppressed:
+        hidden = torch.tensor(suppressed, device=rollouts.tokens.device)
+        bad = torch.isin(rollouts.tokens, hidden) & rollouts.mask
+        if bool(bad.any()):
+            row, column = (int(i) for i in bad.nonzero()[0])
+            raise ValueError(
+                f"response {row} claims to have sampled token {int(rollouts.tokens[row, column])} at {column}, a "
+                f"media placeholder; the rollout engine must suppress the ids {list(suppressed)}"
+            )

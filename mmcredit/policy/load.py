@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,18 @@ def _add_lora(model: torch.nn.Module, lora: LoRAConfig, seed: int) -> torch.nn.M
             return get_peft_model(model, settings)  # type: ignore[arg-type]
         except ValueError as error:
             raise ValueError(f"model.lora.target_modules={lora.target_modules!r}: {error}") from error
+
+
+@torch.no_grad()
+def take_over(own: Mapping[str, torch.nn.Parameter], state: Mapping[str, torch.Tensor]) -> None:
+    """Copy `state` into the parameters `own`. Raises ValueError naming missing, unknown or misshapen ones."""
+    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or unknown:
+        raise ValueError(
+            f"the weights do not belong to this model: {len(missing)} parameters are missing (first: "
+            f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]})"
+        )
+    for name, parameter in own.items():
+        if parameter.shape != state[name].shape:
+            raise ValueError(f"{name} has shape {list(parameter.shape)}, the weights {list(state[name].shape)}")
+        parameter.copy_(state[name])

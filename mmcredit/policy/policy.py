@@ -16,13 +16,13 @@ from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import Sample
 from mmcredit.policy import agreement, batching, scores, shown
 from mmcredit.policy.attention_entropy import Recorder
-from mmcredit.policy.batching import MicroBatch
+from mmcredit.policy.batching import MicroBatch, check_rollouts
 from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.costs import Costs, ViewCost
 from mmcredit.policy.encode import PromptEncoder
 from mmcredit.policy.forward import Body, EmbeddedPrompt, LayoutName
 from mmcredit.policy.layout import Row
-from mmcredit.policy.load import load_model
+from mmcredit.policy.load import load_model, take_over
 from mmcredit.policy.passes import CLEAN, Pass, View
 from mmcredit.policy.prompt import Prompt
 from mmcredit.policy.shown import MakePrompt
@@ -144,7 +144,7 @@ class Policy:
         self, prompts: Sequence[Prompt], rollouts: Rollouts, *, budget: int, layout: LayoutName | None = None
     ) -> list[MicroBatch]:
         """Cut the responses into micro-batches of at most `budget` tokens, visual ones included (see `batching`)."""
-        self._check(prompts, rollouts)
+        check_rollouts(prompts, rollouts, self.suppressed_ids)
         layout = layout or self.layout(prompts, rollouts)
         # A response that bears no credit (left out by a strategy, or filtered as overlong) is not worth a forward.
         lengths = (rollouts.valid.sum(1) * rollouts.mask.any(1)).tolist()
@@ -207,7 +207,7 @@ class Policy:
         Returns [b,T] float32 per view and output, in the order of `rows`, 0 where a token is not valid, on the model's
         device. Views of the reference carry no gradient. Raises ValueError for an unknown view or output.
         """
-        self._check(prompts, rollouts)
+        check_rollouts(prompts, rollouts, self.suppressed_ids)
         self.layout(prompts, rollouts)
         t = rollouts.tokens.shape[1]
         self._mode(training=True)
@@ -232,24 +232,6 @@ class Policy:
                     raise ValueError(f"a pass asks for the unknown output {name!r}; known: {known}")
             wanted[item.view] = wanted.get(item.view, frozenset()) | item.outputs
         return wanted
-
-    def _check(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> None:
-        if len(rollouts) and not 0 <= int(rollouts.group.min()) <= int(rollouts.group.max()) < len(prompts):
-            raise ValueError(
-                f"group must index the prompts: got numbers {int(rollouts.group.min())}..{int(rollouts.group.max())} "
-                f"for {len(prompts)} prompts"
-            )
-        valid = rollouts.valid
-        assert not bool((valid[:, 1:] & ~valid[:, :-1]).any()), "valid must be a prefix of every row"
-        if self.suppressed_ids:
-            hidden = torch.tensor(self.suppressed_ids, device=rollouts.tokens.device)
-            bad = torch.isin(rollouts.tokens, hidden) & rollouts.mask
-            if bool(bad.any()):
-                row, column = (int(i) for i in bad.nonzero()[0])
-                raise ValueError(
-                    f"response {row} claims to have sampled token {int(rollouts.tokens[row, column])} at {column}, a "
-                    f"media placeholder; the rollout engine must suppress the ids {list(self.suppressed_ids)}"
-                )
 
     def _rows(self, prompts: Sequence[Prompt], rollouts: Rollouts, rows: Sequence[int]) -> list[Row]:
         groups, lengths = rollouts.group.tolist(), rollouts.valid.sum(1).tolist()
@@ -398,20 +380,9 @@ class Policy:
         """The trained parameters, by name, detached (the others are those of `model.path`)."""
         return {name: p.detach() for name, p in self.trainable_parameters().items()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` gave. Raises ValueError naming missing, unknown or misshapen parameters."""
-        own = self.trainable_parameters()
-        missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-        if missing or unknown:
-            raise ValueError(
-                f"the weights do not belong to this model: {len(missing)} parameters are missing (first: "
-                f"{missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]})"
-            )
-        for name, parameter in own.items():
-            if parameter.shape != state[name].shape:
-                raise ValueError(f"{name} has shape {list(parameter.shape)}, the weights {list(state[name].shape)}")
-            parameter.copy_(state[name])
+        take_over(self.trainable_parameters(), state)
         self.weights_changed()
 
     def save(self, folder: str | Path) -> None:
