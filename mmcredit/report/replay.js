@@ -46,16 +46,7 @@ function creditRow(member, kind) {
   }
   row.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideCard(); });
   row.addEventListener("blur", hideCard);
-  row.addEventListener("keydown", (event) => {
-    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const nodes = row.querySelectorAll(".token");
-    if (!move || !nodes.length) return;
-    event.preventDefault();
-    const current = row.querySelector(".token.current");
-    const next = current ? clamp(Number(current.dataset.i) + move, 0, nodes.length - 1) : move > 0 ? 0 : nodes.length - 1;
-    nodes[next].scrollIntoView({ block: "nearest" });
-    showCredits(nodes[next], member);
-  });
+  walkTokens(row, (node) => showCredits(node, member));
   const scale = range.flat && view.scale === "own" ? "no credit" : `± ${formatNumber(range.spread)}`;
   const label = make("div", { class: "method" }, make("b", { text: kind.label }), make("small", { text: scale }));
   return make("div", { class: "credit", "data-method": kind.label }, label, row);

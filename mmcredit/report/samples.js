@@ -111,16 +111,7 @@ function responseCard(member, range) {
   body.addEventListener("click", (event) => { const node = at(event); if (node) select(node); });
   body.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideCard(); });
   body.addEventListener("blur", hideCard);
-  body.addEventListener("keydown", (event) => {
-    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const nodes = body.querySelectorAll(".token");
-    if (!move || !nodes.length) return;
-    event.preventDefault();
-    const current = body.querySelector(".token.current");
-    const next = current ? clamp(Number(current.dataset.i) + move, 0, nodes.length - 1) : move > 0 ? 0 : nodes.length - 1;
-    nodes[next].scrollIntoView({ block: "nearest" });
-    select(nodes[next]);
-  });
+  walkTokens(body, select);
   const text = member.text === undefined ? null : make("details", {}, make("summary", { text: "decoded text" }), make("pre", { text: member.text }));
   return make("article", { class: right ? "response yes" : "response no" }, head, body, text);
 }

@@ -156,3 +156,17 @@ function hideCard() {
   byId("card").hidden = true;
   document.querySelectorAll(".token.current").forEach((node) => node.classList.remove("current"));
 }
+
+/* Arrow keys go from token to token of a row; `select` shows one. */
+function walkTokens(row, select) {
+  row.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const nodes = row.querySelectorAll(".token");
+    if (!move || !nodes.length) return;
+    event.preventDefault();
+    const current = row.querySelector(".token.current");
+    const next = current ? clamp(Number(current.dataset.i) + move, 0, nodes.length - 1) : move > 0 ? 0 : nodes.length - 1;
+    nodes[next].scrollIntoView({ block: "nearest" });
+    select(nodes[next]);
+  });
+}
