@@ -14,6 +14,7 @@ from benchmark_rows import jsonl, layout, parquet, png
 
 from mmcredit.components import build, names
 from mmcredit.data.benchmarks.base import BOXED, Benchmark
+from mmcredit.data.benchmarks.limited import limited
 from mmcredit.data.benchmarks.samples import BenchmarkSamples
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample
@@ -367,3 +368,26 @@ def test_damaged_references_are_flagged_not_dropped(tmp_path: Path) -> None:
     data[0]["answer"] = "bird"
     other = published(tmp_path / "vista", "mathvista", data)
     assert other.meta(0)["flags"] == ["reference is not among the choices"]
+
+
+def test_a_limit_takes_whole_groups(tmp_path: Path) -> None:
+    samples = published(tmp_path, "wemath")  # five problems of 3 questions, three of 4
+    benchmark, order = make("wemath"), list(range(len(samples)))[::-1]
+    chosen = limited(benchmark, samples, order, 10)
+    problems = [samples.meta(place)["ID"] for place in chosen]
+    assert problems == ["6"] * 4 + ["7"] * 4  # a third one of 4 or 3 does not fit
+    assert chosen == sorted(chosen)
+    assert [samples.meta(p)["ID"] for p in limited(benchmark, samples, order, 11)] == ["4"] * 3 + problems
+    with pytest.raises(ValueError, match="--limit 2: wemath asks its questions in groups, the smallest of 3"):
+        limited(benchmark, samples, order, 2)
+    alone = published(tmp_path, "mmk12")
+    assert limited(make("mmk12"), alone, [1, 0], 1) == [1]
+
+
+def test_a_figure_joins_its_questions(tmp_path: Path) -> None:
+    samples = published(tmp_path, "hallusionbench")
+    chosen = limited(make("hallusionbench"), samples, list(range(len(samples))), len(samples) - 1)
+    sets = [(m["category"], m["subcategory"], m["set_id"]) for m in map(samples.meta, range(len(samples)))]
+    left_out = {sets[p] for p in range(len(samples)) if p not in chosen}
+    assert len(chosen) < len(samples)
+    assert not left_out & {sets[p] for p in chosen}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import yaml
 
 from mmcredit.components import build
+from mmcredit.data.benchmarks.limited import limited
 from mmcredit.data.sample import Sample
 from mmcredit.evaluate.rows import file_stem
 from mmcredit.seeds import derive
@@ -100,14 +101,17 @@ def target_name(benchmark: Benchmark) -> str:
 
 
 def benchmark_target(benchmark: Benchmark, root: Path, config: RunConfig, limit: int | None) -> Target:
-    """The questions of a benchmark; with a limit that many of a seeded shuffle, in the order of the file.
+    """The questions of a benchmark; with a limit that many of a seeded shuffle (whole groups where its metrics ask for
+    them), in the order of the file.
 
-    Every row is checked now, pictures when they are due. Raises ValueError naming file, row and column.
+    Every row is checked now, pictures when they are due. Raises ValueError naming file, row and column, and for a
+    limit below the size of every group.
     """
     samples = benchmark.load(root, config.data.media)
     if limit is not None and limit < len(samples):
         rows = samples.rows()
-        samples = samples.selected([rows[i] for i in sorted(_shuffled(config, len(samples))[:limit])])
+        chosen = limited(benchmark, samples, _shuffled(config, len(samples)), limit)
+        samples = samples.selected([rows[i] for i in chosen])
     spec = {"benchmark": benchmark.spec(), "questions": len(samples), "limit": limit}
     return Target(target_name(benchmark), samples, spec, benchmark)
 
