@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 
 def resident(field: str, pid: int | str = "self") -> float:
@@ -36,3 +39,47 @@ def machine() -> str:
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
+
+
+def with_signal(batch: Any) -> Any:
+    """The groups whose rewards differ. Plain GRPO leaves the others out of its update, a term or penalty on every token
+    does not: without them both sides forward the same responses."""
+    from mmcredit.credit.groups import constant_groups
+
+    index, groups = batch.rollouts.group_index()
+    silent = constant_groups(batch.rollouts.rewards, index, groups)[index]
+    return batch.select((~silent).nonzero()[:, 0].tolist()) if not bool(silent.all()) else batch
+
+
+def training_side(trainer: Any, batch: Any) -> float:
+    """CPU seconds of score passes, credit and update on a sampled batch, the making of corrupted images included."""
+    trainer.costs.new_step()
+    if trainer.parts.views is not None:
+        trainer.parts.views.begin(1)  # forgets the images of the last call
+    began = time.process_time()
+    rollouts, _ = trainer._score(batch, 1)
+    credit = trainer.parts.pipeline(rollouts, 1, trainer.config.run.steps)
+    trainer.parts.updater(batch.prompts, rollouts, credit, 1, 0.1, None)
+    return time.process_time() - began
+
+
+def in_turns(one: tuple[Any, Any], other: tuple[Any, Any], repeats: int) -> list[tuple[float, float]]:
+    """Seconds of the training sides of two (trainer, batch), neighbours in time, after a warm-up of each. Who goes
+    first alternates: a drifting clock then favours no one."""
+    for trainer, batch in (one, other):  # layouts are probed, caches filled
+        training_side(trainer, batch)
+    pairs = []
+    for repeat in range(repeats):
+        if repeat % 2:
+            seconds = training_side(*one), training_side(*other)
+        else:
+            late = training_side(*other)
+            seconds = training_side(*one), late
+        pairs.append(seconds)
+    return pairs
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile."""
+    values = sorted(values)
+    return statistics.median(values), values[len(values) // 4], values[-1 - len(values) // 4]

@@ -19,7 +19,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -91,52 +90,27 @@ def train_cell(model: str, recipe: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def with_signal(batch: Any) -> Any:
-    """The groups whose rewards differ. Plain GRPO leaves the others out of its update, a term or penalty on every token
-    does not: without them both sides forward the same responses."""
-    from mmcredit.credit.groups import constant_groups
-
-    index, groups = batch.rollouts.group_index()
-    silent = constant_groups(batch.rollouts.rewards, index, groups)[index]
-    return batch.select((~silent).nonzero()[:, 0].tolist()) if not bool(silent.all()) else batch
-
-
 def cost_cells(model: str, recipes: list[str], folder: Path, output: Path) -> None:
     """The training side of a step of each recipe against plain GRPO's, timed in turns: CPU seconds of this process,
     which other processes on the machine disturb less than wall clock."""
+    from bench_common import in_turns, quartiles, with_signal
+
     from mmcredit.train.loop import Trainer
 
     still = ("train.learning_rate=1e-12", "rollout.prompts=16")  # both sides go on from the same weights
     plain = Trainer(settings(model, None, folder / "plain", *still))
     batch = with_signal(plain.stage.run(1))
 
-    def side(trainer: Trainer, given: Any) -> float:
-        trainer.costs.new_step()
-        began = time.process_time()
-        rollouts, _ = trainer._score(given, 1)
-        credit = trainer.parts.pipeline(rollouts, 1, STEPS)
-        trainer.parts.updater(given.prompts, rollouts, credit, 1, 0.1, None)
-        return time.process_time() - began
-
     for recipe in recipes:
         other = Trainer(settings(model, recipe, folder / recipe, *still))
         own = any(strategy.name != "dynamic_sampling" for strategy in other.parts.strategies)
         theirs = with_signal(other.stage.run(1)) if own else batch
-        order = [(plain, batch), (other, theirs)]
-        for trainer, given in order:  # layouts are probed, caches filled
-            side(trainer, given)
-        pairs = []
-        for repeat in range(REPEATS):  # who goes first alternates: a drifting clock then favours no one
-            seconds = {}
-            for trainer, given in order if repeat % 2 else order[::-1]:
-                seconds[trainer is other] = side(trainer, given)
-            pairs.append((seconds[False], seconds[True]))
+        pairs = in_turns((plain, batch), (other, theirs), REPEATS)
         other.close()
-        ratios = sorted(b / a for a, b in pairs)
+        ratio, low, high = quartiles([b / a for a, b in pairs])
         found = {
-            "ratio": statistics.median(ratios), "low": ratios[len(ratios) // 4], "high": ratios[-1 - len(ratios) // 4],
-            "grpo_seconds": statistics.median(a for a, _ in pairs), "own_batch": own,
-            "rows": len(theirs), "grpo_rows": len(batch),
+            "ratio": ratio, "low": low, "high": high, "own_batch": own,
+            "grpo_seconds": statistics.median(a for a, _ in pairs), "rows": len(theirs), "grpo_rows": len(batch),
         }  # fmt: skip
         (output / f"cost-{model}-{recipe}.json").write_text(json.dumps(found, indent=1))
         print(f"{model} {recipe} {found['ratio']:.3f}", flush=True)
