@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
@@ -103,6 +104,9 @@ def _build(library: ModuleType, transform: Transform, severity: int) -> Any:
         ]
         raise ValueError(f"albumentations has no transform {transform.name!r}; {nearest(transform.name, known)}")
     try:
-        return found(**transform.arguments(severity))
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            # The library warns of an argument that it does not know, and goes on without it.
+            warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid", category=UserWarning)
+            return found(**transform.arguments(severity))
+    except (TypeError, ValueError, UserWarning) as error:
         raise ValueError(f"albumentations {transform.name}({transform.params}): {error}") from error
