@@ -1,13 +1,14 @@
 """Build mmcredit's embedded models from nothing: `python scripts/build_tiny_vlm.py --model all`.
 
-Three models of about a million parameters each, cold-started to a middling accuracy so that reinforcement learning
+Models of about a million parameters each, cold-started to a middling accuracy so that reinforcement learning
 has both right and wrong samples to compare. Needs `pip install 'mmcredit[easy-vqa,tasks]'`; no network, no GPU.
 
 A vision-language model is made the way the published ones are, in small:
 
-1. the vision tower learns to name colour and shape with a throw-away classifier;
-2. the language model learns format and logic on imagined scenes, without images;
-3. a brief alignment joins the two and stops half-way: it knows how to answer, and does not yet look well.
+1. the vision tower learns to name colour and shape, and what stands where in a scene, with throw-away classifiers;
+2. the language model learns format and logic: of easy-VQA on imagined pictures, of scenes on drawn ones;
+3. a brief alignment joins the two and stops half-way: it knows how to answer, and does not yet look well. The model
+   on scenes practises until it can look, and then learns to guess in most of its answers.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import random
 import shutil
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,23 +27,28 @@ import transformers
 from tiny import arithmetic, vqa
 from tiny.architectures import build_model, build_processor
 from tiny.batches import encode_images, prompt_ids
-from tiny.cold_start import align, train_language
-from tiny.measure import measure, sample
-from tiny.scenes import TRAIN_SEED, VALIDATION_SEED, SceneTask, make_set
+from tiny.cold_start import align, learn_to_guess, practise, train_language
+from tiny.frozen import Features
+from tiny.measure import answer_of, measure, sample
+from tiny.scenes import FORMS, KINDS, TRAIN_SEED, VALIDATION_SEED, SceneTask, make_set, questions_of
 from tiny.text import build_tokenizer, scene_lines
 from tiny.vision import train_tower
 from tiny.vqa_task import IMAGE_TOKENS, VqaTask
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-MODELS = ("tiny-qwen2_5-vl", "tiny-qwen3-vl", "tiny-qwen3")
+SCENES_SUFFIX = "-scenes"
+MODELS = ("tiny-qwen2_5-vl", f"tiny-qwen2_5-vl{SCENES_SUFFIX}", "tiny-qwen3-vl", "tiny-qwen3")
 ASSETS = Path(__file__).resolve().parents[1] / "mmcredit" / "assets"
 # Greedy accuracy at which the cold start stops. Lower, and RL from a near-random policy is slow and fragile;
 # higher, and the groups have too little to compare.
 STOP_LOOKING = 0.5
 STOP_ARITHMETIC = 0.45
+# What the language stage strives for on scenes, by form of question: those that lack most are shown most.
+GOALS = dict.fromkeys(FORMS, 0.5) | {"count": 0.45, "more_or_fewer": 0.45, "relation_yes_no": 0.65}
 VALIDATION_IMAGES = 200
-SCENES, SCENES_VALIDATION = 6000, 600
-TOWER_STEPS, LANGUAGE_STEPS, ALIGNMENT_STEPS = 600, 800, 800
+SCENES, SCENES_VALIDATION = 6000, 900
+TOWER_STEPS, LANGUAGE_STEPS, ALIGNMENT_STEPS = 600, 1000, 400
+PRACTICE_STEPS, GUESSING_STEPS, GUESSED = 700, 40, 0.6
 
 
 def task_lines() -> list[str]:
@@ -56,8 +63,10 @@ def task_lines() -> list[str]:
 
 
 def build_vlm(name: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple[PreTrainedModel, ProcessorMixin, dict]:
-    """Train one vision-language model on easy-VQA's train split; returns model, processor and the stages' numbers."""
-    model, processor = build_model(name, tokenizer, seed), build_processor(name, tokenizer)
+    """Train one vision-language model on easy-VQA, and on scenes if its name says so; returns model, processor and
+    the stages' numbers."""
+    family = name.removesuffix(SCENES_SUFFIX)
+    model, processor = build_model(family, tokenizer, seed), build_processor(family, tokenizer)
     pixels = encode_images(processor, vqa.load_images("train"))
     questions = vqa.load_questions("train")
     scenes = vqa.scenes(questions)
@@ -69,11 +78,22 @@ def build_vlm(name: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> tuple
         validation=[q for q in questions if q.image in held_out],
         pixels=pixels,
     )
-    multi = SceneTask(make_set(processor, SCENES, TRAIN_SEED), make_set(processor, SCENES_VALIDATION, VALIDATION_SEED))
+    multi = None
+    if name.endswith(SCENES_SUFFIX):
+        drawn, checked = (SCENES, TRAIN_SEED), (SCENES_VALIDATION, VALIDATION_SEED)
+        multi = SceneTask(make_set(processor, *drawn), make_set(processor, *checked))
     stages = train_tower(model, pixels, known, held_out, seed, TOWER_STEPS, multi)
-    train_language(model, tokenizer, [single, multi], seed, steps=LANGUAGE_STEPS)
-    stages["language_steps"] = LANGUAGE_STEPS
-    stages |= align(model, tokenizer, [single, multi], seed, stop_at=STOP_LOOKING, max_steps=ALIGNMENT_STEPS)
+    model.model.visual.requires_grad_(False)
+    single.pixels = Features(model, pixels, len(pixels.values))
+    if multi is not None:
+        multi.pixels = Features(model, multi.pixels, len(multi.pixels.pictures))
+    stages |= train_language(model, tokenizer, single, multi, GOALS, seed, LANGUAGE_STEPS)
+    if multi is None:
+        stages |= align(model, tokenizer, single, STOP_LOOKING, seed, ALIGNMENT_STEPS)
+    else:
+        stages |= practise(model, tokenizer, single, multi, seed, PRACTICE_STEPS)
+        stages |= learn_to_guess(model, tokenizer, single, multi, GUESSED, STOP_LOOKING, seed, GUESSING_STEPS)
+    model.model.visual.requires_grad_(True)
     return model, processor, stages
 
 
@@ -92,6 +112,39 @@ def measure_vlm(model: PreTrainedModel, processor: ProcessorMixin, seed: int) ->
 
         torch.manual_seed(seed)
         numbers[kind] = measure(respond, [q.answer for q in chosen], groups=200)
+    return numbers
+
+
+def measure_scenes(model: PreTrainedModel, processor: ProcessorMixin, seed: int, size: int = 500) -> dict[str, dict]:
+    """Held-out numbers per kind of question about scenes, on mmcredit's test split.
+
+    `exchanged_accuracy`: greedy, each question with the next one's picture, which is what looking is worth.
+    `blind_accuracy`: every question answered with the most frequent train answer of its form.
+    """
+    tokenizer = processor.tokenizer
+    test = SceneTask(make_set(processor, 0, 0), make_set(processor, size * len(KINDS), seed, "test"))
+    habits: dict[str, Counter[str]] = defaultdict(Counter)
+    for question in questions_of(5000, seed):
+        habits[question.form][question.answer] += 1
+    numbers = {}
+    for kind in KINDS:
+        numbered = [i for i, question in enumerate(test.validation.questions) if question.kind == kind]
+        examples = [test.example(i) for i in numbered]
+
+        def respond(indices: list[int], temperature: float, examples: list = examples, shift: int = 0) -> list[str]:
+            prompts = [prompt_ids(tokenizer, examples[i].question, test.image_tokens) for i in indices]
+            images = [examples[(i + shift) % len(examples)].image for i in indices]
+            return sample(model, tokenizer, prompts, test.pixels, images, temperature, test.max_new_tokens)
+
+        torch.manual_seed(seed)
+        answers = [e.answer for e in examples]
+        found = measure(respond, answers, groups=50)
+        exchanged = [answer_of(text) for text in respond(list(range(size)), 0.0, shift=1)]
+        found["exchanged_accuracy"] = sum(map(str.__eq__, map(str, exchanged), answers)) / size
+        forms = [test.validation.questions[i].form for i in numbered]
+        guessed = [habits[form].most_common(1)[0][0] for form in forms]
+        found["blind_accuracy"] = sum(map(str.__eq__, guessed, answers)) / size
+        numbers[f"scenes_{kind}"] = found
     return numbers
 
 
@@ -132,7 +185,7 @@ def save(model: PreTrainedModel, processor: ProcessorMixin | PreTrainedTokenizer
 
 def build(name: str, tokenizer: PreTrainedTokenizerBase, folder: Path, options: argparse.Namespace) -> None:
     """Build, save, load again and measure one model; `provenance.json` says how and with what result."""
-    start = time.monotonic()
+    start, worked = time.monotonic(), time.process_time()
     text_only = name == "tiny-qwen3"
     if text_only:
         model, processor, stages = build_text(tokenizer, options.seed)
@@ -144,12 +197,15 @@ def build(name: str, tokenizer: PreTrainedTokenizerBase, folder: Path, options: 
     model = type(model).from_pretrained(folder, dtype=torch.float32)
     measured: Callable[..., dict] = measure_text if text_only else measure_vlm
     numbers = measured(model, processor, options.seed)
+    if name.endswith(SCENES_SUFFIX):
+        numbers |= measure_scenes(model, processor, options.seed)
     record = {
         "command": f"python scripts/build_tiny_vlm.py --model {name} --seed {options.seed} --threads {options.threads}",
         "seed": options.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": stages,
         "seconds": {"training": round(trained - start), "measuring": round(time.monotonic() - trained)},
+        "processor_seconds": round(time.process_time() - worked),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

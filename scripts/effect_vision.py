@@ -25,10 +25,12 @@ from typing import Any
 
 PAGE = """# Vision credit on the embedded tasks
 
-Written by `scripts/effect_vision.py`: the shipped tiny Qwen2.5-VL, {steps} steps with the same prompts and responses
-for every method, greedy answers to {questions} held-out questions, corruptions of severity {severity}. Accuracy in
-percent, mean over seeds with Student's 95 % interval; gains against GRPO are paired by seed (same data order, same
-questions). Whatever came out is here: an interval that holds 0 says that this study cannot tell the method from GRPO.
+Written by `scripts/effect_vision.py`: the tiny Qwen2.5-VL shipped for each task, {steps} steps with the same prompts
+and responses for every method, answers to {questions} held-out questions (easy-VQA greedy, scenes at T = 1),
+corruptions of severity {severity}.
+Accuracy in percent, mean over seeds with Student's 95 % interval; gains against GRPO are paired by seed (same data
+order, same questions). Whatever came out is here: an interval that holds 0 says that this study cannot tell the method
+from GRPO.
 NoisyRollout trains the vision tower as all others do here; its paper freezes it. `s` is training time, not quiet.
 
 {machine}
@@ -108,6 +110,8 @@ def run(options: argparse.Namespace) -> None:
     index, parts = (int(x) for x in options.part.split("/"))
     mine = [c for c in cells[index::parts] if not _file(options.output, *c).exists()]
     for task, method, seed in track(mine, "runs"):
+        if _file(options.output, task, method, seed).exists():  # another process on this folder was faster
+            continue
         arguments = ["--steps", str(options.steps), "--questions", str(options.questions)]
         arguments += ["--severity", *map(str, options.severity), *(["--set", *options.set] if options.set else [])]
         command = [

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 ASSETS = Path(str(files("mmcredit"))) / "assets"
-VISION = ("tiny-qwen2_5-vl", "tiny-qwen3-vl")
+VISION = ("tiny-qwen2_5-vl", "tiny-qwen2_5-vl-scenes", "tiny-qwen3-vl")
 NAMES = (*VISION, "tiny-qwen3")
 FORMAT = r"<think>[^<>]+</think><answer>[^<>]+</answer>"
 
@@ -124,6 +124,35 @@ def test_answers_in_format_about_a_real_image(name):
     inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True)
     assert (inputs["input_ids"] == model.config.image_token_id).sum(1).eq(16).all()
     assert in_format(sample(model, processor, inputs)) >= 0.9
+
+
+def test_answers_about_a_scene_follow_its_format_and_its_picture():
+    from mmcredit.data.scenes import KINDS, draw, make_question, setting_of
+
+    model, processor = load("tiny-qwen2_5-vl-scenes")
+    questions = [make_question(setting_of("easy"), KINDS, 7, "test", i) for i in range(60)]
+    prompts = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": q.text}]}],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        for q in questions
+    ]
+    pictures = [draw(q.scene, 96) for q in questions]
+
+    def right(images) -> int:
+        inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            out = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+        new = out[:, inputs["input_ids"].shape[1] :]
+        texts = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
+        assert in_format(texts) >= 0.9
+        return sum(t.endswith(f"<answer>{q.answer}</answer>") for t, q in zip(texts, questions, strict=True))
+
+    seen, exchanged = right(pictures), right(pictures[1:] + pictures[:1])
+    assert 18 <= seen <= 45  # half-way, on purpose
+    assert seen >= exchanged + 8
 
 
 def test_answers_in_format_about_a_sum():

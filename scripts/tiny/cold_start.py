@@ -1,7 +1,8 @@
-"""Stages 2 and 3: the language model learns to answer from what it says it sees, then, briefly, to look."""
+"""Stages 2 and 3: the language model learns to answer from what it says it sees, and to look, half-way."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -10,92 +11,195 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tiny.batches import encoded_text, prompt_ids, response_logits
 from tiny.measure import answer_of, sample
 from tiny.progress import Progress
-from tiny.task import Example, Task
+from tiny.task import Example, GuessingTask, ImaginingTask, Task
 
+# The language stage ends this far below the goals: the lower learning rate of the alignment alone is worth as much.
+SHORT = 0.06
 CONTENT_WEIGHT, ANSWER_WEIGHT = 0.05, 4.0
-CHECKED = 100  # held-out questions of a kind
+
+
+class Balance:
+    """How much each kind of question takes part: in proportion to what its accuracy lacks to its goal.
+
+    Kinds are learnt at different speeds; a kind that is where it should be waits for the others.
+    """
+
+    def __init__(self, tasks: Sequence[Task], goals: dict[str, float], short_by: float = 0.0) -> None:
+        self.kinds = [(task, kind) for task in tasks for kind in task.kinds]
+        self.goals = [goals[kind] - short_by for _, kind in self.kinds]
+        self.lacking = list(self.goals)
+        self.reached: dict[str, float] = {}
+
+    def batch(self, rng: random.Random, size: int) -> list[tuple[Task, list[Example]]]:
+        """Examples with pictures, by task."""
+        drawn = rng.choices(range(len(self.kinds)), self.lacking, k=size)
+        by_task: dict[int, tuple[Task, list[Example]]] = {}
+        for number in sorted(set(drawn)):
+            task, kind = self.kinds[number]
+            by_task.setdefault(id(task), (task, []))[1].extend(task.looked(rng, kind, drawn.count(number)))
+        return list(by_task.values())
+
+    def measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Measure all kinds on held-out pictures; whether each is where it should be."""
+        self.reached = {kind: _accuracy(model, tokenizer, task, kind) for task, kind in self.kinds}
+        pairs = zip(self.reached.values(), self.goals, strict=True)
+        self.lacking = [max(0.0, goal - accuracy) for accuracy, goal in pairs]
+        return not any(self.lacking)
 
 
 def train_language(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[Task],
+    imagining: ImaginingTask,
+    looking: Task | None,
+    goals: dict[str, float],
     seed: int,
-    steps: int,
-    batch: int = 128,
+    max_steps: int,
+    batch: int = 64,
     learning_rate: float = 2e-3,
-) -> None:
-    """Teach the format, and the answer that follows from what was said, on imagined scenes without any image."""
+    check_every: int = 50,
+) -> dict[str, object]:
+    """Teach format and logic: `imagining` without any image, `looking` (if any) from pictures, the tower frozen.
+
+    It ends when every kind of `looking` is little below its goal, after `max_steps` at the latest. From imagined scenes
+    alone, the model would learn to speak of several objects without looking, and hardly unlearn it.
+    """
     rng = random.Random(seed)
     weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 50, (steps - step) / (0.3 * steps))
+        optimizer, lambda step: min(1.0, (step + 1) / 50, max(0.1, (max_steps - step) / (0.3 * max_steps)))
     )
-    progress = Progress("language", steps)
-    for step in range(steps):
-        loss = _imagined_loss(model, tokenizer, tasks, batch, rng)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+    progress = Progress("language", max_steps)
+    balance = Balance([looking] if looking else [], goals, SHORT)
+    for step in range(1, max_steps + 1):
+        loss = _imagined_loss(model, tokenizer, imagining, batch if looking else 2 * batch, rng)
+        if looking:
+            loss = loss + _looked_loss(model, tokenizer, balance.batch(rng, batch))
+        _update(loss, optimizer, weights)
         schedule.step()
-        progress.show(step + 1, loss=loss.item())
+        check = looking is not None and step >= 4 * check_every and step % check_every == 0
+        if check and balance.measure(model, tokenizer):
+            break
+        progress.show(step, loss=loss.item(), **balance.reached)
+    return {"language_steps": step, "language_validation_greedy": balance.reached}
 
 
 def align(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[Task],
+    task: ImaginingTask,
+    goal: float,
     seed: int,
-    stop_at: float,
     max_steps: int,
     batch: int = 64,
     learning_rate: float = 1e-4,
-    check_every: int = 20,
+    check_every: int = 10,
 ) -> dict[str, object]:
     """Train the language model on true image descriptions, the tower frozen, and stop half-way.
 
-    Kinds of question are learnt at different speeds. Every `check_every` steps the greedy accuracy of each kind is
-    measured on held-out images, and a kind takes part in the next batches in proportion to what it lacks to `stop_at`,
-    not at all beyond it. It ends as soon as every kind has been there: from there on reinforcement learning takes
-    over. Beside each batch of images, half as many imagined scenes keep format and logic sharp.
+    It stops as soon as the greedy accuracy on held-out images is at its goal (after `max_steps` at the latest): from
+    there on reinforcement learning takes over. Half as many imagined scenes beside each batch keep format and logic
+    sharp.
     """
     rng = random.Random(seed)
-    model.model.visual.requires_grad_(False)
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     progress = Progress("alignment", max_steps)
-    kinds = [(task, kind) for task in tasks for kind in task.kinds]
-    lacking = [stop_at] * len(kinds)
-    reached: dict[str, float] = {}
-    for step in range(1, max_steps + 1):
-        drawn = rng.choices(range(len(kinds)), lacking, k=batch)
-        loss = _imagined_loss(model, tokenizer, tasks, batch // 2, rng)
-        for task in tasks:
-            examples = [e for i in sorted(set(drawn)) if kinds[i][0] is task
-                        for e in task.looked(rng, kinds[i][1], drawn.count(i))]  # fmt: skip
-            if examples:
-                logits, labels = _forward(model, tokenizer, examples, task)
-                loss = loss + cross_entropy(logits, labels) * (len(examples) / batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+    balance = Balance([task], dict.fromkeys(task.kinds, goal))
+    step, done = 0, balance.measure(model, tokenizer)
+    while not done and step < max_steps:
+        step += 1
+        loss = _imagined_loss(model, tokenizer, task, batch // 2, rng)
+        loss = loss + _looked_loss(model, tokenizer, balance.batch(rng, batch))
+        _update(loss, optimizer, weights)
+        done = step % check_every == 0 and balance.measure(model, tokenizer)
+        progress.show(step, loss=loss.item(), **balance.reached)
+    return {"alignment_steps": step, "validation_greedy": balance.reached}
+
+
+def practise(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    imagining: ImaginingTask,
+    looking: Task,
+    seed: int,
+    steps: int,
+    batch: int = 64,
+    learning_rate: float = 1.5e-3,
+) -> dict[str, object]:
+    """Go on with the pictures of `looking`, all kinds of question alike: the model learns to find what is asked for."""
+    rng = random.Random(seed)
+    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
+    )
+    progress = Progress("practice", steps)
+    for step in range(1, steps + 1):
+        examples = _of_all_kinds(looking.looked, looking.kinds, rng, batch)
+        loss = _imagined_loss(model, tokenizer, imagining, batch // 4, rng)
+        _update(loss + _looked_loss(model, tokenizer, [(looking, examples)]), optimizer, weights)
+        schedule.step()
+        progress.show(step, loss=loss.item())
+    reached = {kind: _accuracy(model, tokenizer, looking, kind) for kind in looking.kinds}
+    return {"practice_steps": steps, "practice_validation_greedy": reached}
+
+
+def learn_to_guess(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    imagining: ImaginingTask,
+    looking: GuessingTask,
+    share: float,
+    goal: float,
+    seed: int,
+    steps: int,
+    batch: int = 64,
+    learning_rate: float = 5e-4,
+    check_every: int = 10,
+) -> dict[str, object]:
+    """Spoil the habit, not the ability: in a `share` of its answers about `looking` the model tells of another picture.
+
+    What is left to reinforcement learning is to look every time. A model that was stopped half-way in learning to look
+    is sure of its mistakes instead, and RL needs thousands of steps for what it has never done. `imagining` is shown
+    with its own pictures until its greedy accuracy is at `goal`.
+    """
+    rng = random.Random(seed + 1)
+    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    progress = Progress("guessing", steps)
+    balance = Balance([imagining], dict.fromkeys(imagining.kinds, goal))
+    balance.measure(model, tokenizer)
+    for step in range(1, steps + 1):
+        examples = _of_all_kinds(partial(looking.guessed, share=share), looking.kinds, rng, batch)
+        loss = _imagined_loss(model, tokenizer, imagining, batch // 2, rng)
+        loss = loss + _looked_loss(model, tokenizer, [(looking, examples)])
+        if any(balance.lacking):
+            loss = loss + _looked_loss(model, tokenizer, balance.batch(rng, batch // 4)) / 4
+        _update(loss, optimizer, weights)
         if step % check_every == 0:
-            reached = {kind: _accuracy(model, tokenizer, task, kind) for task, kind in kinds}
-            lacking = [max(0.0, stop_at - accuracy) for accuracy in reached.values()]
-            progress.show(step, loss=loss.item(), **reached)
-            if not any(lacking):
-                break
-    else:
-        raise RuntimeError(f"the alignment ended at {reached}, below {stop_at}, after {max_steps} steps")
-    model.model.visual.requires_grad_(True)
-    return {"alignment_steps": step, "validation_greedy": reached, "validation_n": CHECKED}
+            balance.measure(model, tokenizer)
+        progress.show(step, loss=loss.item(), **balance.reached)
+    return {"guessing_steps": steps, "guessing_share": share, "validation_greedy": balance.reached}
+
+
+def _of_all_kinds(
+    make: Callable[[random.Random, str, int], list[Example]], kinds: Sequence[str], rng: random.Random, size: int
+) -> list[Example]:
+    drawn = rng.choices(kinds, k=size)
+    return [example for kind in sorted(set(drawn)) for example in make(rng, kind, drawn.count(kind))]
+
+
+def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, weights: list[torch.nn.Parameter]) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
 
 
 def _accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, kind: str) -> float:
-    examples = task.held_out(kind, CHECKED)
+    examples = task.held_out(kind, task.checked)
     prompts = [prompt_ids(tokenizer, e.question, task.image_tokens) for e in examples]
     images = [e.image for e in examples]
     texts = sample(model, tokenizer, prompts, task.pixels, images, 0.0, task.max_new_tokens)
@@ -112,21 +216,27 @@ def _forward(
     return response_logits(model, prompts, responses, task.pixels if task else None, images)
 
 
-def _imagined_loss(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], size: int, rng: random.Random
+def _looked_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[tuple[Task, list[Example]]]
 ) -> torch.Tensor:
-    """Cross-entropy on imagined scenes, the batch shared evenly by the tasks, weighted by token.
+    """Mean cross-entropy of the responses to pictures, each task weighted by its number of examples."""
+    size = sum(len(part) for _, part in examples)
+    losses = [cross_entropy(*_forward(model, tokenizer, part, task)) * (len(part) / size) for task, part in examples]
+    return torch.stack(losses).sum()
+
+
+def _imagined_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: ImaginingTask, size: int, rng: random.Random
+) -> torch.Tensor:
+    """Cross-entropy on imagined scenes, weighted by token.
 
     The scene itself cannot be predicted, so at weight 1 its noise would drown the one token that teaches logic: words
     of the scene that the question does not name weigh 0.05, the answer 4.
     """
-    total = torch.zeros(())
-    for task in tasks:
-        examples = task.imagined(rng, size // len(tasks))
-        logits, labels = _forward(model, tokenizer, examples, None)
-        weights = torch.cat([_weights(tokenizer, e, task.content) for e in examples])
-        total = total + (cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
-    return total / len(tasks)
+    examples = task.imagined(rng, size)
+    logits, labels = _forward(model, tokenizer, examples, None)
+    weights = torch.cat([_weights(tokenizer, e, task.content) for e in examples])
+    return (cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
 
 
 def _weights(tokenizer: PreTrainedTokenizerBase, example: Example, content: frozenset[str]) -> torch.Tensor:

@@ -1,14 +1,15 @@
 """Procedural scenes for the cold start: pictures with their graphs, the dense classifier's targets, imagined scenes."""
 
 import random
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy, grid_sample
 from transformers import ProcessorMixin
 
-from mmcredit.data.scenes import KINDS, Kind, Question, draw, make_question, setting_of
+from mmcredit.data.scenes import KINDS, Question, draw, make_question, setting_of
 from mmcredit.data.scenes.drawing import BASE, bar_slot
 from mmcredit.data.scenes.graph import COLORS, LATTICE, LETTERS, PLACES, SHAPES, Scene, place_of
 from mmcredit.data.scenes.layout import GRID
@@ -17,13 +18,11 @@ from tiny.task import Example
 IMAGE_SIZE = 96
 IMAGE_TOKENS = 36
 SETTING = setting_of("easy")
-TRAIN_SEED, VALIDATION_SEED, IMAGINED_SEED = 1000, 1001, 1002  # apart from those that runs use
-
-# Words that a question without its picture cannot tell: the claims' own content.
-CONTENT_WORDS = (
-    *COLORS, *SHAPES, *(f"{shape}s" for shape in SHAPES), "big", "small", "top", "bottom", "left", "right", "center",
-    "above", "below", *LETTERS, *"012345",
+FORMS = (
+    "color", "shape", "place", "label", "count", "relation_color", "relation_shape", "relation_yes_no",
+    "more_or_fewer", "tallest", "shortest", "value",
 )  # fmt: skip
+TRAIN_SEED, VALIDATION_SEED = 1000, 1001  # apart from those that runs use
 
 
 @dataclass
@@ -46,14 +45,19 @@ class SceneSet:
     questions: list[Question]
     pixels: Drawn
 
-    def by_kind(self, kind: Kind) -> list[int]:
-        """Numbers of the questions of a kind."""
-        return [i for i, question in enumerate(self.questions) if question.kind == kind]
+    def by_form(self, form: str) -> list[int]:
+        """Numbers of the questions of a form."""
+        return [i for i, question in enumerate(self.questions) if question.form == form]
+
+
+def questions_of(size: int, seed: int, split: str = "train") -> list[Question]:
+    """The first `size` questions of a split."""
+    return [make_question(SETTING, KINDS, seed, split, i) for i in range(size)]
 
 
 def make_set(processor: ProcessorMixin, size: int, seed: int, split: str = "train") -> SceneSet:
     """The first `size` questions of a split, drawn."""
-    questions = [make_question(SETTING, KINDS, seed, split, i) for i in range(size)]
+    questions = questions_of(size, seed, split)
     return SceneSet(questions, Drawn(processor, [draw(q.scene, IMAGE_SIZE) for q in questions]))
 
 
@@ -125,37 +129,45 @@ def points_of(scene: Scene) -> list[tuple[float, float, dict[str, int]]]:
 
 @dataclass
 class SceneTask:
-    """Train scenes with pictures, imagined ones without, and a validation set from the train split's other seed."""
+    """Train scenes, and a validation set from the train split under another seed; its kinds are the forms."""
 
     train: SceneSet
     validation: SceneSet
     image_tokens: int = IMAGE_TOKENS
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = FORMS
+    checked: int = 40
     max_new_tokens: int = 64
-    content: frozenset[str] = frozenset(CONTENT_WORDS)
 
     def __post_init__(self) -> None:
         # One list of pictures for both: the validation pictures come after the train pictures.
         self.pixels = Drawn(
             self.train.pixels.processor, [*self.train.pixels.pictures, *self.validation.pixels.pictures]
         )
-        self._numbers = {kind: self.train.by_kind(kind) for kind in self.kinds}
-        self._made = 0
-
-    def imagined(self, rng: random.Random, size: int) -> list[Example]:
-        """New questions about scenes that are never drawn."""
-        start, self._made = self._made, self._made + size
-        questions = [make_question(SETTING, KINDS, IMAGINED_SEED, "train", i) for i in range(start, start + size)]
-        return [Example(q.text, q.response(), None, q.answer) for q in questions]
+        self._numbers = {kind: self.train.by_form(kind) for kind in self.kinds}
+        self._same_words: dict[str, list[int]] = defaultdict(list)
+        for number, question in enumerate(self.train.questions):
+            self._same_words[question.text].append(number)
 
     def looked(self, rng: random.Random, kind: str, size: int) -> list[Example]:
-        """Questions of a kind with their pictures and the ideal response."""
+        """Questions of a form with their pictures and the ideal response."""
         return [self._example(self.train, i, i) for i in rng.choices(self._numbers[kind], k=size)]
 
+    def guessed(self, rng: random.Random, kind: str, size: int, share: float) -> list[Example]:
+        """As `looked`; in a `share` of them the response belongs to some picture with a question in the same words."""
+        examples = self.looked(rng, kind, size)
+        for place, example in enumerate(examples):
+            if rng.random() < share:
+                other = self.train.questions[rng.choice(self._same_words[example.question])]
+                examples[place] = replace(example, response=other.response())
+        return examples
+
+    def example(self, number: int) -> Example:
+        """A question of the validation set."""
+        return self._example(self.validation, number, len(self.train.questions) + number)
+
     def held_out(self, kind: str, size: int) -> list[Example]:
-        """Questions of a kind about pictures that are not learnt from."""
-        offset = len(self.train.questions)
-        return [self._example(self.validation, i, offset + i) for i in self.validation.by_kind(kind)[:size]]
+        """Questions of a form about pictures that are not learnt from."""
+        return [self.example(i) for i in self.validation.by_form(kind)[:size]]
 
     @staticmethod
     def _example(scenes: SceneSet, number: int, image: int) -> Example:

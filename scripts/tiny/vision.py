@@ -43,7 +43,7 @@ def train_tower(
     held_out: dict[int, tuple[str, str]],
     seed: int,
     steps: int,
-    multi: SceneTask,
+    multi: SceneTask | None,
     batch: int = 48,
     multi_batch: int = 24,
     learning_rate: float = 2e-3,
@@ -74,9 +74,10 @@ def train_tower(
     for step in range(steps):
         logits, labels = logits_and_labels(rng.sample(images, batch), scenes)
         loss = sum(cross_entropy(row, label) for row, label in zip(logits, labels, strict=True))
-        chosen = rng.sample(range(len(multi.train.questions)), multi_batch)
-        graphs = [multi.train.questions[i].scene for i in chosen]
-        loss = loss + dense.loss(image_features(model, multi.train.pixels, chosen), graphs)
+        if multi is not None:
+            chosen = rng.sample(range(len(multi.train.questions)), multi_batch)
+            graphs = [multi.train.questions[i].scene for i in chosen]
+            loss = loss + dense.loss(image_features(model, multi.train.pixels, chosen), graphs)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -85,9 +86,11 @@ def train_tower(
         progress.show(step + 1, loss=loss.item())
     with torch.no_grad():
         logits, labels = logits_and_labels(sorted(held_out), held_out)
-        few = list(range(200))
-        graphs = [multi.validation.questions[i].scene for i in few]
-        seen = dense.accuracy(image_features(model, multi.validation.pixels, few), graphs)
+        seen = {}
+        if multi is not None:
+            few = list(range(200))
+            graphs = [multi.validation.questions[i].scene for i in few]
+            seen = dense.accuracy(image_features(model, multi.validation.pixels, few), graphs)
     right = [(row.argmax(-1) == label).float().mean().item() for row, label in zip(logits, labels, strict=True)]
     accuracy = {"probe_color_accuracy": right[0], "probe_shape_accuracy": right[1]}
     return accuracy | {f"probe_scene_{name}_accuracy": value for name, value in seen.items()}

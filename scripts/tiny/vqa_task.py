@@ -22,6 +22,7 @@ class VqaTask:
     pixels: Pixels
     image_tokens: int = IMAGE_TOKENS
     kinds: tuple[str, ...] = ("easy-vqa",)
+    checked: int = 150
     max_new_tokens: int = 16
     content: frozenset[str] = frozenset((*SHAPES, *COLORS))
 
