@@ -56,6 +56,7 @@ def training_side(trainer: Any, batch: Any) -> float:
     trainer.costs.new_step()
     if trainer.parts.views is not None:
         trainer.parts.views.begin(1)  # forgets the images of the last call
+    trainer.parts.policy.embed(batch.prompts)  # as after sampling, which reads the images with the present weights
     began = time.process_time()
     rollouts, _ = trainer._score(batch, 1)
     credit = trainer.parts.pipeline(rollouts, 1, trainer.config.run.steps)
