@@ -36,9 +36,9 @@ PAGE = """# What vision methods add to a step
 
 Written by `scripts/bench_vision.py`: the shipped tiny Qwen2.5-VL on {prompts} easy-VQA prompts x 8 responses, images of
 64 visual tokens, responses of {response:.0f} tokens on average ({ratio:.1f} : 1), {success:.0f} % of them right, one
-thread. Groups of equal rewards are taken out first ({rows} responses stay): GRPO would skip them and a regularizer would
-not. {views} of {groups} prompts have a right answer, which is what ROMA runs its views for. CPU time of the training
-side of a step (score passes, credit, update; corrupted images are made in it), in turns with GRPO on the same
+thread. Groups of equal rewards are taken out first ({rows} responses stay): GRPO would skip them and a regularizer
+would not. {views} of {groups} prompts have a right answer, which is what ROMA runs its views for. CPU time of the
+training side of a step (score passes, credit, update; corrupted images are made in it), in turns with GRPO on the same
 responses: median of {repeats} [quartiles]. `vs repeated` divides by GRPO's time in the layout that repeats the prompt
 for each response, which trainers without a shared prompt run.
 
