@@ -25,13 +25,12 @@ from typing import Any
 
 PAGE = """# Vision credit on the embedded tasks
 
-Written by `scripts/effect_vision.py`: the tiny Qwen2.5-VL shipped for each task, {steps} steps with the same prompts
-and responses for every method, answers to {questions} held-out questions (easy-VQA greedy, scenes at T = 1),
-corruptions of severity {severity}.
-Accuracy in percent, mean over seeds with Student's 95 % interval; gains against GRPO are paired by seed (same data
-order, same questions). Whatever came out is here: an interval that holds 0 says that this study cannot tell the method
-from GRPO.
-NoisyRollout trains the vision tower as all others do here; its paper freezes it. `s` is training time, not quiet.
+Written by `scripts/effect_vision.py`: the tiny Qwen2.5-VL shipped for each task, {steps} steps with the same prompts and
+responses for every method, then {questions} held-out questions (easy-VQA greedy, scenes at T = 1), clean and under
+every operator of the suite at severity {severity}. Accuracy in percent, mean over seeds with Student's 95 % interval;
+gains against GRPO are paired by seed (same data order, same questions). Whatever came out is here: an interval that
+holds 0 says that this study cannot tell the method from GRPO. NoisyRollout trains the vision tower as all others do
+here; its paper freezes it. `s` is training time beside another run.
 
 {machine}
 """
@@ -188,14 +187,14 @@ def table(options: argparse.Namespace) -> None:
             for name in ("clean", "seen", "unseen"):
                 value, half = interval([100 * s[name] for s in by[method].values()])
                 plotted.setdefault(task, {}).setdefault(name, {})[method] = (value, half)
-                row.append(f"{value:.1f} ± {half:.1f}")
+                row.append(f"{value:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
             for name in ("clean", "seen", "unseen"):
                 shared = sorted(set(by[method]) & set(by.get("grpo", {})))
                 if method == "grpo" or not shared:
                     row.append("")
                     continue
                 value, half = interval([100 * (by[method][s][name] - by["grpo"][s][name]) for s in shared])
-                row.append(f"{value:+.1f} ± {half:.1f}")
+                row.append(f"{value:+.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
             row.append(f"{mean(seconds[method]):.0f}")
             lines.append("| " + " | ".join(row) + " |")
         lines.append("")
