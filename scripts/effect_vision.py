@@ -25,8 +25,8 @@ from typing import Any
 
 PAGE = """# Vision credit on the embedded tasks
 
-Written by `scripts/effect_vision.py`: the tiny Qwen2.5-VL shipped for each task, {steps} steps with the same prompts and
-responses for every method, then {questions} held-out questions (easy-VQA greedy, scenes at T = 1), clean and under
+Written by `scripts/effect_vision.py`: the tiny Qwen2.5-VL shipped for each task, {steps} steps with the same prompts
+and responses for every method, then {questions} held-out questions (easy-VQA greedy, scenes at T = 1), clean and under
 every operator of the suite at severity {severity}. Accuracy in percent, mean over seeds with Student's 95 % interval;
 gains against GRPO are paired by seed (same data order, same questions). Whatever came out is here: an interval that
 holds 0 says that this study cannot tell the method from GRPO. NoisyRollout trains the vision tower as all others do
