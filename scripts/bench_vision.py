@@ -2,8 +2,8 @@
 
     python scripts/bench_vision.py --markdown benchmarks/vision_cost.md
 
-The shipped tiny Qwen2.5-VL answers easy-VQA's questions about images of 64 visual tokens; a response has about 16
-tokens, so image : response is about 4 : 1; groups of 8. Timed is the training side of a step: score passes, credit,
+The shipped tiny Qwen2.5-VL answers easy-VQA's questions about images of 64 visual tokens; a response has about 13
+tokens, so image : response is about 5 : 1; groups of 8. Timed is the training side of a step: score passes, credit,
 update. GRPO and a method take turns.
 """
 
@@ -40,7 +40,7 @@ thread. Groups of equal rewards are taken out first ({rows} responses stay): GRP
 would not. {views} of {groups} prompts have a right answer, which is what ROMA runs its views for. CPU time of the
 training side of a step (score passes, credit, update; corrupted images are made in it), in turns with GRPO on the same
 responses: median of {repeats} [quartiles]. `vs repeated` divides by GRPO's time in the layout that repeats the prompt
-for each response, which trainers without a shared prompt run.
+for each response; the image is still encoded once per prompt there, other trainers encode it per response.
 
 With two optimizer steps per batch, GRPO itself needs old log-probs, the pass that PGPO shares; with one step they are
 the current ones, GRPO leaves the pass out and PGPO has to make it. ROMA reads each prompt with a right answer once per

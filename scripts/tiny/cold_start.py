@@ -65,8 +65,7 @@ def train_language(
     alone, the model would learn to speak of several objects without looking, and hardly unlearn it.
     """
     rng = random.Random(seed)
-    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    weights, optimizer = _optimizer(model, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 50, max(0.1, (max_steps - step) / (0.3 * max_steps)))
     )
@@ -103,8 +102,7 @@ def align(
     sharp.
     """
     rng = random.Random(seed)
-    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    weights, optimizer = _optimizer(model, learning_rate)
     progress = Progress("alignment", max_steps)
     balance = Balance([task], dict.fromkeys(task.kinds, goal))
     step, done = 0, balance.measure(model, tokenizer)
@@ -130,8 +128,7 @@ def practise(
 ) -> dict[str, object]:
     """Go on with the pictures of `looking`, all kinds of question alike: the model learns to find what is asked for."""
     rng = random.Random(seed)
-    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    weights, optimizer = _optimizer(model, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 50, (steps - step) / (0.4 * steps))
     )
@@ -166,8 +163,7 @@ def learn_to_guess(
     with its own pictures until its greedy accuracy is at `goal`.
     """
     rng = random.Random(seed + 1)
-    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    weights, optimizer = _optimizer(model, learning_rate)
     progress = Progress("guessing", steps)
     balance = Balance([imagining], dict.fromkeys(imagining.kinds, goal))
     balance.measure(model, tokenizer)
@@ -189,6 +185,12 @@ def _of_all_kinds(
 ) -> list[Example]:
     drawn = rng.choices(kinds, k=size)
     return [example for kind in sorted(set(drawn)) for example in make(rng, kind, drawn.count(kind))]
+
+
+def _optimizer(model: PreTrainedModel, learning_rate: float) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+    """Over the language model alone: the tower is frozen."""
+    weights = list(model.model.language_model.parameters()) + list(model.lm_head.parameters())
+    return weights, torch.optim.AdamW(weights, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, weights: list[torch.nn.Parameter]) -> None:
