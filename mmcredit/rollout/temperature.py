@@ -55,3 +55,13 @@ class EntropyTemperature:
     def __call__(self, token_ids: Sequence[int], logits: Tensor) -> Tensor:
         """[V] from the logits [V] of one row; what was sampled before (`token_ids`) does not matter."""
         return self.rescaled(logits[None])[0]
+
+
+@dataclass(frozen=True)
+class TemperatureHook:
+    """`EntropyTemperature` as the logits hook of an engine: temperatures [N] of the draw, whatever step and rows."""
+
+    processor: EntropyTemperature
+
+    def __call__(self, step: int, logits: Tensor, rows: object) -> Tensor:
+        return self.processor.temperatures(logits)

@@ -11,14 +11,11 @@ from pydantic import Field, PrivateAttr
 from mmcredit.components import Needs, build, register
 from mmcredit.rollout.entropy_scale import EntropyScale
 from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
-from mmcredit.rollout.temperature import EntropyTemperature
+from mmcredit.rollout.temperature import EntropyTemperature, TemperatureHook
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mmcredit.config import RunConfig
     from mmcredit.rollout.batch import Ask, Batch
-    from mmcredit.rollout.decode import Rows
     from mmcredit.rollouts import Rollouts
 
 
@@ -72,11 +69,7 @@ class AdaptiveTemperature(Strategy):
         suppressed = stage.policy.suppressed_ids
         processor = EntropyTemperature(self._scale, self.tau, stage.sampling.temperature, self.sign, suppressed)
         assert engine.hook is None, "the engine's logits hook is in use"
-
-        def hook(step: int, logits: Tensor, rows: Rows) -> Tensor:
-            return processor.temperatures(logits)
-
-        engine.hook = hook
+        engine.hook = TemperatureHook(processor)
         try:
             return rest(asks)
         finally:
