@@ -256,16 +256,24 @@ def _bar(progress: Callable[[int], None] | None) -> Any:
     """What vLLM takes for a progress bar; it tells `progress` of finished responses, and prints nothing."""
     if progress is None:
         return False
-    from tqdm import tqdm
 
-    class Told(tqdm):  # type: ignore[type-arg]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._adding = "add" in str(kwargs.get("desc", "")).lower() or "render" in str(kwargs.get("desc", "")).lower()
-            super().__init__(*args, **(kwargs | {"disable": True}))
+    class Told:
+        """The part of tqdm's interface that vLLM uses."""
 
-        def update(self, n: float | None = 1) -> bool | None:
-            if not self._adding and n:
-                progress(int(n))
-            return None
+        def __init__(self, iterable: Any = None, *, desc: str = "", **kwargs: Any) -> None:
+            self.iterable, self.finished = iterable, desc.startswith("Processed")
+            self.n, self.postfix, self.format_dict = 0, "", {"elapsed": 1.0}
+
+        def __iter__(self) -> Any:
+            return iter(self.iterable)
+
+        def update(self, n: int = 1) -> None:
+            self.n += n
+            if self.finished:
+                progress(n)
+
+        def refresh(self) -> None: ...
+
+        def close(self) -> None: ...
 
     return Told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,9 @@ def write_folder(policy: Policy, folder: Path) -> None:
     """A plain model folder with the present weights, as `from_pretrained` and vLLM read it."""
     model: Any = policy.model.get_base_model() if policy.adapters else policy.model
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]  # what vLLM chooses its own class by
+    config.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
     (policy.processor or policy.tokenizer).save_pretrained(folder)
