@@ -48,8 +48,7 @@ class Draw:
         plain = json.loads(text)
         adapted = plain["adapted"]
         if adapted is not None:
-            scale = EntropyScale(**adapted.pop("scale"))
-            adapted = EntropyTemperature(scale, **{k: tuple(v) if k == "suppressed" else v for k, v in adapted.items()})
+            adapted = EntropyTemperature(**adapted | {"scale": EntropyScale(**adapted["scale"])})
         return cls(Sampling(**plain["sampling"]), tuple(plain["suppressed"]), tuple(plain["end_ids"]), adapted)
 
     def arguments(self, seed: int, limit: int, prefix: int) -> dict[str, Any]:
@@ -111,7 +110,8 @@ class SeededDraw(LogitsProcessor):
             rows = torch.tensor(indices, device=logits.device)
             steps = [len(self.rows[i].said) for i in indices]
             uniforms = [
-                self.rows[i].uniforms[min(t, len(self.rows[i].uniforms) - 1)] for i, t in zip(indices, steps, strict=True)
+                self.rows[i].uniforms[min(t, len(self.rows[i].uniforms) - 1)]
+                for i, t in zip(indices, steps, strict=True)
             ]
             own = logits.index_select(0, rows)
             temperature = None if draw.adapted is None else draw.adapted.temperatures(own)

@@ -33,14 +33,12 @@ class VLLMEngine:
         self.counts = {"requests": 0, "prompt_tokens": 0, "syncs": 0, "synced_bytes": 0}
         self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)
         self._folder = Path(tempfile.mkdtemp(prefix="mmcredit-vllm-", dir=_memory_folder()))
-        self._synced = False
         try:
-            write_folder(policy, self._folder)
+            self._names = write_folder(policy, self._folder)
             self._llm = _start(policy, config, self._folder)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        self._synced = True
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
@@ -98,13 +96,13 @@ class VLLMEngine:
     def sync(self) -> None:
         """Take over the policy's present weights, and forget all that the old ones computed."""
         self.policy.weights_changed()
-        named = {name: value for name, value in policy_weights(self.policy, frozen=not self._synced)}
-        unknown = sorted(named.keys() - self._names())
-        if unknown:
+        # All of them: vLLM lays out a module anew as a whole when it reloads.
+        named = dict(policy_weights(self.policy))
+        if different := sorted(named.keys() ^ self._names):
             raise RuntimeError(
-                f"{len(unknown)} weights of the policy have no place in the engine's model, {unknown[0]!r} among them"
+                f"{len(different)} weights are not those that the engine was started with, {different[0]!r} among them"
             )
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(self._complete(named))})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(named.items())})
         self.reset_caches()
         self.counts["syncs"] += 1
         self.counts["synced_bytes"] += sum(v.numel() * v.element_size() for v in named.values())
@@ -125,17 +123,6 @@ class VLLMEngine:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- parts ---------------------------------------------------------------------------------------------------
-
-    def _names(self) -> set[str]:
-        """Names of the weights that the engine was started with: exactly what its folder holds."""
-        if not hasattr(self, "_known"):
-            self._known = {name for name, _ in policy_weights(self.policy)}
-        return self._known
-
-    def _complete(self, named: dict[str, torch.Tensor]) -> Any:
-        """The changed weights and the others: vLLM lays a module out anew as a whole when it reloads."""
-        for name, value in policy_weights(self.policy):
-            yield name, named.get(name, value)
 
     def _adapted(self) -> EntropyTemperature | None:
         if self.hook is None:
@@ -269,7 +256,7 @@ def _bar(progress: Callable[[int], None] | None) -> Any:
 
         def update(self, n: int = 1) -> None:
             self.n += n
-            if self.finished:
+            if self.finished and progress is not None:
                 progress(n)
 
         def refresh(self) -> None: ...

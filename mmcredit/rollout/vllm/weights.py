@@ -20,29 +20,30 @@ SHARD_BYTES = 2 * 2**30  # of one file
 
 
 @torch.no_grad()
-def policy_weights(policy: Policy, *, frozen: bool = True) -> Iterator[tuple[str, Tensor]]:
+def policy_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
     """(name in the model's own checkpoint, tensor) of every weight, LoRA adapters added to what they adapt.
 
-    `frozen` False leaves out weights that no training changes. Tied weights come once. The model is not changed: a
-    sum is a new tensor, made one at a time.
+    Tied weights come once. The model is not changed: a sum is a new tensor, made one at a time.
     """
-    model: Any = policy.model.get_base_model() if policy.adapters else policy.model
+    model = _plain(policy)
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
-    trained = {id(p) for p in policy.model.parameters() if p.requires_grad}
     for name, value in (*model.named_parameters(), *_persistent(model)):
         if ".lora_" in name or name in tied:
             continue
         module_name, _, leaf = name.rpartition(".")
         layer = adapted.get(module_name.removesuffix(".base_layer"))
-        changed = id(value) in trained
         plain = value.detach()
         if layer is not None and leaf == "weight" and module_name.endswith(".base_layer"):
-            changed = True
             delta = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
             plain = plain + delta.to(plain.dtype)
-        if changed or frozen:
-            yield name.replace(".base_layer.", "."), plain
+        yield name.replace(".base_layer.", "."), plain
+
+
+def _plain(policy: Policy) -> Any:
+    """The model without the wrapper of its adapters."""
+    model: Any = policy.model
+    return model.get_base_model() if policy.adapters else model
 
 
 def _persistent(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -53,9 +54,9 @@ def _persistent(model: Any) -> Iterator[tuple[str, Tensor]]:
             yield name, value
 
 
-def write_folder(policy: Policy, folder: Path) -> None:
-    """A plain model folder with the present weights, as `from_pretrained` and vLLM read it."""
-    model: Any = policy.model.get_base_model() if policy.adapters else policy.model
+def write_folder(policy: Policy, folder: Path) -> set[str]:
+    """A plain model folder with the present weights, as `from_pretrained` and vLLM read it; the names of the weights."""
+    model = _plain(policy)
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]  # what vLLM chooses its own class by
@@ -83,3 +84,4 @@ def write_folder(policy: Policy, folder: Path) -> None:
     if shard:
         flush()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    return set(index)
