@@ -76,6 +76,8 @@ def clean(text: str) -> str:
         text = replaced
     for pattern, new in _SAME:
         text = re.sub(pattern, new, text)
+    text = re.sub(r"(?<=\d)\s*[xX]\s*10\s*\^", r"\\times 10^", text)
+    text = re.sub(r"\b([aApP])\.\s*([mM])\.?(?!\w)", r"\1\2", text)
     text = re.sub(r"\\frac\s*(\d)\s*(\d)(?!\d*\})", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*(\d|[a-zA-Z])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zA-Z])(?!\w*\})", r"\1{\2}", text)

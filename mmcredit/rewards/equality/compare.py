@@ -203,9 +203,10 @@ def _ratios(a: Node, b: Node) -> bool:
     if len(a.items) != len(b.items):
         return False
     if _clock(a.text) and _clock(b.text):
-        return a.text.split(":")[1:] == b.text.split(":")[1:] and int(a.text.split(":")[0]) == int(b.text.split(":")[0])
-    first, second = a.items[0].text, b.items[0].text
-    return all(_values(f"({x.text})*({second})", f"({y.text})*({first})") for x, y in zip(a.items, b.items, strict=True))
+        first, second = ("".join(t.casefold().split()).split(":") for t in (a.text, b.text))
+        return first[1:] == second[1:] and int(first[0]) == int(second[0])
+    one, other = a.items[0].text, b.items[0].text
+    return all(_values(f"({x.text})*({other})", f"({y.text})*({one})") for x, y in zip(a.items, b.items, strict=True))
 
 
 def _quantities(a: Node, b: Node) -> bool:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 from mmcredit.rewards.equality.units import Dimensions, read_unit
 
 
@@ -126,7 +127,7 @@ def _several(text: str, pieces: list[str], separators: list[str], depth: int) ->
         return items[0]
     flat = tuple(one for item in items for one in (item.items if item.kind == "list" else (item,)))
     if all(item.kind == "tuple" and item.variable for item in flat) and len({item.variable for item in flat}) == 1:
-        if "and" in separators or "or" not in separators:
+        if "or" not in separators:
             meeting = _intersection(flat)
             if meeting is not None:
                 return meeting
@@ -143,6 +144,12 @@ def _intersection(items: tuple[Node, ...]) -> Node | None:
     if len(lower) != 1 or len(upper) != 1:
         return None
     a, b = lower[0], upper[0]
+    try:
+        below = number(Expression(a.items[0].text).at({})) < number(Expression(b.items[1].text).at({}))
+    except (NoExpressionError, ArithmeticError, KeyError, TypeError):
+        below = True
+    if not below:
+        return None
     return Node("tuple", a.text, (a.items[0], b.items[1]), a.sort[0] + b.sort[1], variable=a.variable)
 
 
@@ -190,6 +197,8 @@ def _bracketed(text: str, depth: int) -> Node | None:
         if closing is None or not _one_pair(text):
             return None
         inner = text[len(opening) : -len(closing)].strip()
+        if re.fullmatch(r"\d{1,3}(?:,000)+", inner):  # no pair has the element 000
+            inner = inner.replace(",", "")
         if opening == r"\{":
             built = re.fullmatch(r"[^|:]*[|:](.+)", inner)
             if built is not None and re.search(r"<|>|\\le|\\ge|\\in|=|\\ne", built[1]):
@@ -220,7 +229,7 @@ def _one_pair(text: str) -> bool:
 
 _MONEY = re.compile(r"(-?)\s*([¤€£])\s*(-?[\d.].*)")
 _DEGREES = re.compile(r"(.*[\d)}\]])\s*\^\{\\circ\}\s*([CF]?)")
-_MEASURED = re.compile(r"(?P<value>.*?[\d)}\]])(?P<space>\s*)(?P<unit>[A-Za-z¢€£¤Ω][A-Za-z¢Ω\s/^{}\d*\\-]*)")
+_MEASURED = re.compile(r"(?P<value>.*?(?:[\d)}\]]|\\pi(?![A-Za-z])))(?P<space>\s*)(?P<unit>[A-Za-z¢€£¤Ω][A-Za-z¢Ω\s/^{}\d*\\-]*)")
 
 
 def wordy(text: str) -> bool:
