@@ -31,7 +31,7 @@ def value(spec: Any, response: str, answer: str | None = None, **rest: Any) -> f
         ("exact_answer", "<answer>red</answer><answer>blue</answer>", "red", 0.0),
         ("exact_answer", "red", "red", 0.0),
         ("exact_answer", "<answer>3.0</answer>", "3", 0.0),
-        ("exact_answer", "<answer></answer>", "", 0.0),
+        ("exact_answer", "<answer></answer>", "", None),
         ("exact_answer", "<answer>.</answer>", "!", 0.0),
         ("exact_answer", "<answer>red</answer>", None, None),
         ({"exact_answer": {"ignore_case": False}}, "<answer>Red</answer>", "red", 0.0),

@@ -17,7 +17,6 @@ from mmcredit.rewards.extract import (
     normalise,
     numbers,
     option_letter,
-    references,
 )
 
 
@@ -250,12 +249,3 @@ def test_long_repetitions_take_linear_work(piece: str) -> None:
     # Quadratic work on 50,000 pieces would run for minutes: the test would hang, not fail a stopwatch.
     text = piece * 50_000
     last_boxed(text), last_tag(text), last_number(text), option_letter(text), normalise(text)
-
-
-def test_references_are_a_list_of_texts() -> None:
-    assert references("a", ["b", 3]) == ["a", "b", "3"]
-    assert references(None) == []
-    with pytest.raises(ValueError, match="list of strings"):
-        references("a", "b")
-    with pytest.raises(ValueError, match="list of strings"):
-        references("a", [None])

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, extract, normalise, references
+from mmcredit.rewards.extract import Extraction, normalise
+from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
 
 
 @register("reward", "exact_answer")
@@ -30,15 +31,15 @@ class ExactAnswer(Reward):
     extract: Extraction = Field("tag", description="where the answer stands: tag, boxed or whole")
     tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
     ignore_case: bool = Field(True, description="upper and lower case are equal")
-    answers_key: str = Field("answers", description="key of meta with a list of further right answers")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of further right answers")
 
     def __call__(self, items: Sequence[RewardItem]) -> list[float | None]:
         return [self._value(item) for item in items]
 
     def _value(self, item: RewardItem) -> float | None:
-        right = references(item.answer, item.meta.get(self.answers_key))
+        right = references(item, self.answers_key, self.tag)
         if not right:
             return None
-        found = extract(item.response, self.extract, self.tag)
+        found = answer_in(item.response, self.extract, self.tag)
         answer = normalise(found or "", self.ignore_case)
         return float(bool(answer) and any(answer == normalise(text, self.ignore_case) for text in right))

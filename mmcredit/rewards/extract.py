@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from fractions import Fraction
 from typing import Literal
 
@@ -28,8 +27,13 @@ def boxes(text: str) -> list[str]:
 
     Braces are matched; escaped ones (``\{``) do not count. A box cut off by the length limit is not complete.
     """
-    opened: list[int | None] = []  # start of the content of an open box, None for any other open brace
-    found: list[tuple[int, int]] = []
+    return [text[start:end] for _, start, end in box_spans(text)]
+
+
+def box_spans(text: str) -> list[tuple[int, int, int]]:
+    """Of every complete box: where its macro begins, where its content begins, where its content ends."""
+    opened: list[tuple[int, int] | None] = []  # macro and content of an open box, None for any other open brace
+    found: list[tuple[int, int, int]] = []
     for match in _BRACES.finditer(text):
         token = match.group()
         if token == "{":
@@ -37,10 +41,10 @@ def boxes(text: str) -> list[str]:
         elif token == "}":
             start = opened.pop() if opened else None
             if start is not None:
-                found.append((start, match.start()))
+                found.append((*start, match.start()))
         elif token.endswith("{") and len(token) > 2:
-            opened.append(match.end())
-    return [text[start:end] for start, end in sorted(found)]
+            opened.append((match.start(), match.end()))
+    return sorted(found)
 
 
 def last_boxed(text: str) -> str | None:
@@ -194,17 +198,3 @@ def last_number(text: str, percent: Literal["divide", "keep"] = "divide") -> Fra
     """The last number of a text (see `numbers`), or None."""
     found = numbers(text, percent)
     return found[-1] if found else None
-
-
-def references(answer: str | None, more: object = None) -> list[str]:
-    """The accepted answers of an item: the reference and a list of alternatives from its meta.
-
-    Raises ValueError if the alternatives are not a list of strings or numbers.
-    """
-    alternatives: Iterable[object] = () if more is None else more if isinstance(more, list | tuple) else (object(),)
-    found = [] if answer is None else [answer]
-    for each in alternatives:
-        if not isinstance(each, str | int | float):
-            raise ValueError(f"accepted answers must be a list of strings or numbers, got {more!r}")
-        found.append(str(each))
-    return found

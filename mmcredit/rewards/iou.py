@@ -13,6 +13,7 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
 from mmcredit.rewards.extract import Extraction, extract
+from mmcredit.rewards.references import ANSWERS_KEY, references
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
@@ -36,13 +37,15 @@ class IoU(Reward):
     cost. With `threshold` the value is 1 if that mean reaches it, else 0. No box in the response is 0.
 
     The reference stands in ``meta[boxes_key]`` (one box or a list of boxes) or, if that is absent, in the sample's
-    answer in the forms above. A reference without a box is an error; a sample without a reference is not applicable.
+    answer in the forms above; of alternatives in ``meta[answers_key]`` the best counts. A reference without a box is an
+    error; a sample without a reference is not applicable.
     """
 
     extract: Extraction = Field("tag", description="where the answer stands: tag, boxed or whole")
     tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
     coordinates: Literal["xyxy", "xywh"] = Field("xyxy", description="corners, or corner and size; on both sides")
     threshold: float | None = Field(None, gt=0, le=1, description="overlap that earns 1; none = the overlap itself")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of alternative right answers")
     boxes_key: str = Field("boxes", description="key of meta with the reference boxes")
 
     def __call__(self, items: Sequence[RewardItem]) -> list[float | None]:
@@ -50,13 +53,14 @@ class IoU(Reward):
 
     def _value(self, item: RewardItem) -> float | None:
         reference: Any = item.meta.get(self.boxes_key)
-        if reference is None and item.answer is None:
+        texts = references(item, self.answers_key, self.tag) if reference is None else [json.dumps(reference)]
+        if not texts:
             return None
-        text = item.answer if reference is None else json.dumps(reference)
-        right = self._boxes(text or "")
-        if not right:
-            raise ValueError(f"the reference {text!r} holds no box [x1, y1, x2, y2] with an area")
-        overlap = mean_overlap(self._boxes(extract(item.response, self.extract, self.tag) or ""), right)
+        right = [self._boxes(text) for text in texts]
+        if [] in right:
+            raise ValueError(f"the reference {texts[right.index([])]!r} holds no box [x1, y1, x2, y2] with an area")
+        predicted = self._boxes(extract(item.response, self.extract, self.tag) or "")
+        overlap = max(mean_overlap(predicted, each) for each in right)
         return overlap if self.threshold is None else float(overlap >= self.threshold)
 
     def _boxes(self, text: str) -> list[Box]:

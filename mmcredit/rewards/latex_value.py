@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field
 
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
 from mmcredit.rewards.expression import parse
-from mmcredit.rewards.extract import extract, references
+from mmcredit.rewards.extract import Extraction
 from mmcredit.rewards.latex_text import plain_text
+from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
 
 LONGEST = 400  # characters of an answer that are computed
 
@@ -28,9 +28,9 @@ class LatexValue(Reward):
     (a letter, a word) is equal as text only. Expressions are read by a parser of our own, not evaluated as code.
     """
 
-    extract: Literal["boxed", "tag", "whole"] = Field("boxed", description="where the answer stands")
+    extract: Extraction = Field("boxed", description="where the answer stands")
     tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
-    answers_key: str = Field("answers", description="key of meta with a list of further right answers")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of further right answers")
 
     def prepare(self) -> None:
         """Import sympy."""
@@ -40,10 +40,10 @@ class LatexValue(Reward):
         return [self._value(item) for item in items]
 
     def _value(self, item: RewardItem) -> float | None:
-        right = references(item.answer, item.meta.get(self.answers_key))
+        right = references(item, self.answers_key, self.tag)
         if not right:
             return None
-        found = extract(item.response, self.extract, self.tag)
+        found = answer_in(item.response, self.extract, self.tag)
         return float(found is not None and any(equal_values(found, each) for each in right))
 
 

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, extract, normalise, references
+from mmcredit.rewards.extract import Extraction, normalise
+from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
 
 _INTEGER = re.compile(r"[-+]?\d{1,400}")
 _CHOICE = re.compile(r"\(?([A-Z])\)?\.?")
@@ -37,7 +38,7 @@ class MathAnswer(Reward):
 
     extract: Extraction = Field("boxed", description="where the answer stands: boxed, tag or whole")
     tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
-    answers_key: str = Field("answers", description="key of meta with a list of further right answers")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of further right answers")
 
     def prepare(self) -> None:
         """Import math-verify. Raises ValueError if it is not installed."""
@@ -53,10 +54,10 @@ class MathAnswer(Reward):
         return [self._value(item) for item in items]
 
     def _value(self, item: RewardItem) -> float | None:
-        right = references(item.answer, item.meta.get(self.answers_key))
+        right = references(item, self.answers_key, self.tag)
         if not right:
             return None
-        found = extract(item.response, self.extract, self.tag)
+        found = answer_in(item.response, self.extract, self.tag)
         if found is None or not found.strip():
             return 0.0
         return float(any(self._equal(found, reference) for reference in right))

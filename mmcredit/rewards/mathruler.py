@@ -11,8 +11,8 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
 from mmcredit.rewards.expression import equal
-from mmcredit.rewards.extract import references
 from mmcredit.rewards.prm_grade import boxed_content, text_verdict
+from mmcredit.rewards.references import ANSWERS_KEY, references
 
 
 @register("reward", "mathruler")
@@ -31,7 +31,7 @@ class MathRuler(Reward):
     """
 
     extract: Literal["boxed", "whole"] = Field("boxed", description="where the answer stands: the last box, or all")
-    answers_key: str = Field("answers", description="key of meta with a list of further right answers")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of further right answers")
 
     def prepare(self) -> None:
         """Import sympy."""
@@ -41,7 +41,7 @@ class MathRuler(Reward):
         return [self._value(item) for item in items]
 
     def _value(self, item: RewardItem) -> float | None:
-        right = references(item.answer, item.meta.get(self.answers_key))
+        right = references(item, self.answers_key)
         if not right:
             return None
         found = item.response if self.extract == "whole" else boxed_content(tightened(item.response))

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, extract, last_number, references
+from mmcredit.rewards.extract import Extraction, last_number
+from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
 
 
 @register("reward", "number")
@@ -35,19 +36,19 @@ class Number(Reward):
     abs_tol: float = Field(0.0, ge=0, allow_inf_nan=False, description="largest absolute difference that is right")
     rel_tol: float = Field(0.0, ge=0, allow_inf_nan=False, description="the same, relative to the reference")
     percent: Literal["divide", "keep"] = Field("divide", description="50% is 0.5 (divide) or 50 (keep), on both sides")
-    answers_key: str = Field("answers", description="key of meta with a list of further right answers")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of further right answers")
 
     def __call__(self, items: Sequence[RewardItem]) -> list[float | None]:
         return [self._value(item) for item in items]
 
     def _value(self, item: RewardItem) -> float | None:
-        right = references(item.answer, item.meta.get(self.answers_key))
+        right = references(item, self.answers_key, self.tag)
         if not right:
             return None
         targets = [last_number(text, self.percent) for text in right]
         if None in targets:
             raise ValueError(f"reference answer {right[targets.index(None)]!r} has no number in it")
-        found = extract(item.response, self.extract, self.tag)
+        found = answer_in(item.response, self.extract, self.tag)
         value = None if found is None else last_number(found, self.percent)
         return float(value is not None and any(self._equal(value, y) for y in targets if y is not None))
 

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, extract, normalise, option_letter
+from mmcredit.rewards.extract import Extraction, normalise, option_letter
+from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
 
 
 @register("reward", "option")
@@ -24,30 +25,34 @@ class Option(Reward):
     If ``meta[choices_key]`` lists the choices, a text that is one of them counts as its letter (compared like
     `exact_answer` does); this is looked at first, since a choice may read "Vitamin C". The list also limits which
     letters exist. The reference is a letter in any of these forms or the text of a choice; one that is neither is an
-    error. A sample without an answer is not applicable.
+    error. Further right ones may stand in ``meta[answers_key]``; a sample without a reference is not applicable.
     """
 
     extract: Extraction = Field("tag", description="where the answer stands: tag, boxed or whole")
     tag: str = Field("answer", description="name of the tag for `extract: tag`", pattern=r"^[A-Za-z_][\w-]*$")
     letters: str = Field("ABCDEFGHIJ", description="letters that name options", pattern=r"^[A-Z]{1,26}$")
+    answers_key: str = Field(ANSWERS_KEY, description="key of meta with a list of further right answers")
     choices_key: str = Field("choices", description="key of meta with the list of choices, first = first letter")
 
     def __call__(self, items: Sequence[RewardItem]) -> list[float | None]:
         return [self._value(item) for item in items]
 
     def _value(self, item: RewardItem) -> float | None:
-        if item.answer is None:
+        accepted = references(item, self.answers_key, self.tag)
+        if not accepted:
             return None
         choices = item.meta.get(self.choices_key) or []
         if not isinstance(choices, list | tuple) or len(choices) > len(self.letters):
             raise ValueError(
                 f"meta[{self.choices_key!r}] must list at most {len(self.letters)} choices, got {choices!r}"
             )
-        right = self._letter(item.answer, choices)
-        if right is None:
-            raise ValueError(f"reference answer {item.answer!r} names none of the options {self.letters}")
-        found = extract(item.response, self.extract, self.tag)
-        return float(found is not None and self._letter(found, choices) == right)
+        right = [self._letter(each, choices) for each in accepted]
+        if None in right:
+            raise ValueError(
+                f"reference answer {accepted[right.index(None)]!r} names none of the options {self.letters}"
+            )
+        found = answer_in(item.response, self.extract, self.tag)
+        return float(found is not None and self._letter(found, choices) in right)
 
     def _letter(self, text: str, choices: Sequence[object]) -> str | None:
         texts = [normalise(str(choice)) for choice in choices]
