@@ -544,8 +544,7 @@ def test_rewards_that_no_worker_could_import_are_refused() -> None:
         RewardPool([Local()])
 
 
-def test_hostile_mathematics_is_killed() -> None:
-    pytest.importorskip("math_verify")
+def test_hostile_mathematics_costs_that_answer_only() -> None:
     rewards = build_all("reward", [{"math": {"timeout": 2.0, "on_timeout": 0.0}}])
     answers = [r"\boxed{\frac{1}{2}}", r"\boxed{9^{9^{9^9}}}", r"\boxed{0.5}"]
     result = run(rewards, [RewardItem(a, "1/2") for a in answers])

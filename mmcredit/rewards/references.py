@@ -3,6 +3,7 @@ r"""The accepted answers of an item, taken out of the wrapping in which data set
 from __future__ import annotations
 
 import re
+
 from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.extract import Extraction, box_spans, extract, last_tag
 

@@ -87,8 +87,8 @@ def clean(text: str) -> str:
     text = re.sub(r"\^\s*\\prime|\^\s*\{\s*\\prime\s*\}", "'", text)
     text = " ".join(text.split())
     text = _LEAD.sub("", text)
-    text = text.strip(" `\"*")
-    while text.endswith((".", ",", ";", ":", "!")) and not text.endswith((r"\.", "!")) or text.endswith((" !",)):
+    text = text.strip(' `"*')
+    while (text.endswith((".", ",", ";", ":", "!")) and not text.endswith((r"\.", "!"))) or text.endswith((" !",)):
         text = text[:-1].rstrip()
     text = _outer_braces(text)
     return _thousands(text)

@@ -167,8 +167,10 @@ def _inequalities(a: Node, b: Node) -> bool:
 
 
 def _different(a: Node, b: Node) -> bool:
-    return a.sort == b.sort and len(a.parts) == len(b.parts) and all(
-        _values(x, y) for x, y in zip(a.parts, b.parts, strict=True)
+    return (
+        a.sort == b.sort
+        and len(a.parts) == len(b.parts)
+        and all(_values(x, y) for x, y in zip(a.parts, b.parts, strict=True))
     )
 
 
@@ -234,7 +236,10 @@ def _values(a: str, b: str) -> bool:
     based = re.compile(r"([\dA-Fa-f]+)_\{?(\d{1,2})\}?")
     first, second = based.fullmatch(a), based.fullmatch(b)
     if first or second:
-        return bool(first and second) and (first[1].upper().lstrip("0"), first[2]) == (second[1].upper().lstrip("0"), second[2])  # type: ignore[index]
+        return bool(first and second) and (first[1].upper().lstrip("0"), first[2]) == (
+            second[1].upper().lstrip("0"),
+            second[2],
+        )  # type: ignore[index]
     try:
         if same_value(a, b):
             return True
@@ -285,5 +290,3 @@ _SAME = {
     "ratio": _ratios,
     "quantity": _quantities,
 }
-
-

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 from mmcredit.rewards.equality.units import Dimensions, read_unit
+from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,23 @@ _EMPTY = re.compile(
 _REALS = re.compile(r"\\mathbb\s*\{R\}|\\mathbb R|(?:the set of )?all reals?(?: numbers?)?|(?:the )?real numbers?")
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _NAME = r"(?:\\?[A-Za-z]+'*(?:_(?:\{[^{}]*\}|\w))?'*)"
-VARIABLE = re.compile(r"[A-Za-z](?:_(?:\{\w+\}|\w))?'*|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|epsilon|rho|sigma)")
-_CALLED = re.compile(rf"{_NAME}(?:\s*\([^()=<>]*\))?|\\angle\s*[A-Z]{{1,3}}|m\s*\\angle\s*[A-Z]{{1,3}}|[A-Za-z][A-Za-z ]+|\([A-Za-z, ]+\)|\|?[A-Z]{{2}}\|?")
+VARIABLE = re.compile(
+    r"[A-Za-z](?:_(?:\{\w+\}|\w))?'*|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|epsilon|rho|sigma)"
+)
+_CALLED = re.compile(
+    rf"{_NAME}(?:\s*\([^()=<>]*\))?|\\angle\s*[A-Z]{{1,3}}|m\s*\\angle\s*[A-Z]{{1,3}}|[A-Za-z][A-Za-z ]+|\([A-Za-z, ]+\)|\|?[A-Z]{{2}}\|?"
+)
 _OPERATORS = ("<=", ">=", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", "!=", "<", ">", "=")
 _OPEN, _CLOSE = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 _PIECE = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _NUMBER_WORDS = {
     word: str(value)
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
     )
 }
 _FUNCTION_WORDS = frozenset(
-    "sin cos tan sec csc cot sinh cosh tanh arcsin arccos arctan asin acos atan log ln exp sqrt pi abs floor ceil".split()
+    ["sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "asin", "acos", "atan", "log", "ln", "exp", "sqrt", "pi", "abs", "floor", "ceil"]
 )
 
 
@@ -88,7 +91,11 @@ def read(text: str, depth: int = 0) -> Node:
     if r"\pm" in text or r"\mp" in text or "+-" in text or "+/-" in text:
         return _both(text, depth)
     sides, _ = split(text, (":",))
-    if len(sides) > 1 and all(re.search(r"[\dA-Za-z]", side) for side in sides) and not re.match(r"[A-Za-z ]{4,}:", text):
+    if (
+        len(sides) > 1
+        and all(re.search(r"[\dA-Za-z]", side) for side in sides)
+        and not re.match(r"[A-Za-z ]{4,}:", text)
+    ):
         return Node("ratio", text, tuple(read(side, depth + 1) for side in sides))
     return _quantity(text)
 
@@ -106,7 +113,9 @@ def split(text: str, signs: tuple[str, ...], words: tuple[str, ...] = ()) -> tup
             depth = max(0, depth - 1)
         if depth == 0:
             sign = next((s for s in signs if (piece == s if s.startswith("\\") else text.startswith(s, place))), None)
-            word = next((w for w in words if re.match(rf"{w}\b", text[place:]) and text[place - 1 : place] == " "), None)
+            word = next(
+                (w for w in words if re.match(rf"{w}\b", text[place:]) and text[place - 1 : place] == " "), None
+            )
             cut = sign or word
             if cut is not None and not (sign == "=" and place and text[place - 1] in "<>!"):
                 parts.append(text[start:place])
@@ -229,7 +238,9 @@ def _one_pair(text: str) -> bool:
 
 _MONEY = re.compile(r"(-?)\s*([¤€£])\s*(-?[\d.].*)")
 _DEGREES = re.compile(r"(.*[\d)}\]])\s*\^\{\\circ\}\s*([CF]?)")
-_MEASURED = re.compile(r"(?P<value>.*?(?:[\d)}\]]|\\pi(?![A-Za-z])))(?P<space>\s*)(?P<unit>[A-Za-z¢€£¤Ω][A-Za-z¢Ω\s/^{}\d*\\-]*)")
+_MEASURED = re.compile(
+    r"(?P<value>.*?(?:[\d)}\]]|\\pi(?![A-Za-z])))(?P<space>\s*)(?P<unit>[A-Za-z¢€£¤Ω][A-Za-z¢Ω\s/^{}\d*\\-]*)"
+)
 
 
 def wordy(text: str) -> bool:
@@ -239,7 +250,11 @@ def wordy(text: str) -> bool:
         if word in _FUNCTION_WORDS or word.casefold() in _FUNCTION_WORDS:
             continue
         if len(word) >= 4 or word.casefold() in ("yes", "no", "odd", "all", "the", "none", "dne"):
-            return not any(word.endswith(f) or word.startswith(f) for f in _FUNCTION_WORDS if len(f) >= 3 and len(word) <= len(f) + 2)
+            return not any(
+                word.endswith(f) or word.startswith(f)
+                for f in _FUNCTION_WORDS
+                if len(f) >= 3 and len(word) <= len(f) + 2
+            )
     return bool(re.search(r"[^\W\d_a-zA-Z¤€£¢Ω]", plain))
 
 

@@ -17,7 +17,9 @@ def _known(dimension: str, **names: str) -> None:
 
 
 _known("length", _1="m meter metre", _1_100="cm centimeter centimetre", _1_1000="mm millimeter millimetre")
-_known("length", _1000="km kilometer kilometre", _127_5000="inch inche in", _381_1250="ft foot feet", _1143_1250="yd yard")
+_known(
+    "length", _1000="km kilometer kilometre", _127_5000="inch inche in", _381_1250="ft foot feet", _1143_1250="yd yard"
+)
 _known("length", _201168_125="mi mile")
 _known("mass", _1="g gram", _1000="kg kilogram", _1_1000="mg milligram", _1000000="tonne")
 _known("time", _1="s sec second", _60="min minute", _3600="h hr hour", _86400="day", _604800="week")

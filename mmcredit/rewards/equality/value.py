@@ -41,8 +41,7 @@ _FUNCTIONS: dict[str, Any] = {
     }.items()
 }  # fmt: skip
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
-    "varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
+    ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar"]
 )
 
 
@@ -211,7 +210,12 @@ class Expression:
         if whole[0] != "number" or not whole[1].isdigit():
             return None
         plain = [k for k, _ in kinds[1:4]], kinds[2][1]
-        if plain[0] == ["number", "sign", "number"] and plain[1] == "/" and kinds[1][1].isdigit() and kinds[3][1].isdigit():
+        if (
+            plain[0] == ["number", "sign", "number"]
+            and plain[1] == "/"
+            and kinds[1][1].isdigit()
+            and kinds[3][1].isdigit()
+        ):
             self.i += 4
             return Fraction(int(whole[1])) + div(Fraction(int(kinds[1][1])), Fraction(int(kinds[3][1])))
         texts = [t for _, t in kinds[1:8]]
@@ -383,7 +387,7 @@ class Expression:
         if self._peek()[1] in ("(", "{", "["):
             return self._atom()
         value = self._power()
-        while self._peek()[0] in ("number", "name") and self._peek()[1] not in _FUNCTIONS or self._peek()[1] == r"\pi":
+        while (self._peek()[0] in ("number", "name") and self._peek()[1] not in _FUNCTIONS) or self._peek()[1] == r"\pi":
             value = mul(value, self._power())
         if self._peek()[1] == "/" and self._peek(1)[0] == "number":
             self.i += 1
@@ -460,8 +464,10 @@ def power(base: Value, exponent: Value) -> Value:
     if _exact(base, exponent) and exponent.denominator == 1:
         return _bounded(base ** int(exponent))
     if _exact(base, exponent) and exponent.denominator % 2 and base < 0:
-        return -root(-base, Fraction(exponent.denominator)) ** exponent.numerator if exponent.numerator % 2 else (
-            root(-base, Fraction(exponent.denominator)) ** exponent.numerator
+        return (
+            -(root(-base, Fraction(exponent.denominator)) ** exponent.numerator)
+            if exponent.numerator % 2
+            else (root(-base, Fraction(exponent.denominator)) ** exponent.numerator)
         )
     return mp.power(number(base), number(exponent))
 

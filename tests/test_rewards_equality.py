@@ -1,0 +1,112 @@
+"""Whether two answers say the same: the corpus of pairs, what must hold for any pair, and answers meant to hang."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmcredit.components import build
+from mmcredit.rewards.base import RewardItem
+from mmcredit.rewards.equality.compare import equal
+
+PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text().splitlines()]
+
+
+def test_no_wrong_answer_of_the_corpus_is_paid_and_nearly_every_right_one_is():
+    verdicts = [(pair["same"], equal(pair["answer"], pair["reference"])) for pair in PAIRS]
+    assert len(PAIRS) >= 500
+    assert sum(wanted for wanted, _ in verdicts) >= 250
+    assert [pair for pair, (wanted, got) in zip(PAIRS, verdicts, strict=True) if got and not wanted] == []
+    assert sum(wanted == got for wanted, got in verdicts) / len(verdicts) >= 0.97
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "expected"),
+    [
+        ("(4, 5)", "(3, 5)", 0.0),
+        ("2 or 3", "3", 0.0),
+        ("y = 2x + 3", "y = 5x + 3", 0.0),
+        ("5/6, 3/4", "1/2, 3/4", 0.0),
+        ("(1, 2)", "(1,2)", 1.0),
+        ("2x + 3", "2x+3", 1.0),
+        ("1000", "1 000", 1.0),
+    ],
+)
+def test_the_reward_pays_for_what_is_right(reference, answer, expected):
+    assert build("reward", "math")([RewardItem(rf"So \boxed{{{answer}}}.", reference)]) == [expected]
+    assert build("reward", {"math": {"extract": "tag"}})([RewardItem(f"<answer>{answer}</answer>", reference)]) == [
+        expected
+    ]
+
+
+@pytest.mark.parametrize("pair", PAIRS[::3], ids=lambda pair: f"{pair['reference']} | {pair['answer']}")
+def test_order_and_dress_do_not_matter(pair):
+    reference, answer = pair["reference"], pair["answer"]
+    verdict = equal(answer, reference)
+    assert equal(reference, answer) == verdict
+    assert equal(reference, reference)
+    assert equal(f"  {answer} ", f"{reference} ") == verdict
+    if "$" not in answer + reference:
+        assert equal(f"${answer}$", reference) == verdict
+
+
+_PIECES = st.sampled_from(
+    ["1", "2", "x", "y", "+", "-", "*", "/", "^", "(", ")", "[", "]", "{", "}", ",", "=", "<", r"\frac", r"\sqrt", "!", "%",
+     r"\pi", " ", "and", "or", r"\cup", r"\{", r"\}", "|", "_", "\\", "$", "°", "cm", ".", ":", r"\begin{pmatrix}", "&", r"\\",
+     r"\end{pmatrix}", r"\text{", r"\pm", "0", "e", "i", "sin", r"\infty", "½", "²", "'", ";", r"\in"]
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_PIECES, max_size=14).map("".join), st.lists(_PIECES, max_size=14).map("".join))
+def test_no_text_breaks_it(first, second):
+    assert equal(first, second) in (True, False)
+    assert equal(first, second) == equal(second, first)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.integers(1, 999), st.integers(1, 999))
+def test_numbers_are_exact(a, b, c, d):
+    assert equal(str(a), str(b)) == (a == b)
+    assert equal(f"{a:,}", str(a))
+    assert equal(rf"\frac{{{a}}}{{{c}}}", f"{b}/{d}") == (a * d == b * c)
+    assert equal(f"({a}, {b})", f"({b}, {a})") == (a == b)
+    assert equal(rf"\{{{a}, {b}\}}", rf"\{{{b}, {a}\}}")
+    assert equal(f"{c}x + {d}", f"{d} + {c}x")
+    assert equal(f"{c}x + {d}", f"{c}x + {d + 1}") is False
+
+
+HOSTILE = [
+    "9^{9^{9^9}}", "10^{10^{10}}", "1000000!", "((((9!)!)!)!)", "2^{2^{2^{2^{2^{2}}}}}", "(" * 2000, "{" * 3000, "1" * 100_000,
+    r"\sqrt{" * 500, "x^" * 300 + "2", "((x+1)^{1000})^{1000}", r"\binom{10^9}{5}", "1e999999999", "0." + "3" * 5000, "!" * 200,
+    "|" * 301, r"\frac{1}{" * 100, "-" * 2900 + "1", ",".join("1" * 900), r"\begin{pmatrix}" + "1&" * 900 + r"1\end{pmatrix}",
+    "a and " * 400 + "a", r"\pm " * 60 + "1", "(1," * 200, "=".join("xy" * 200), "<".join("12" * 300), r"e^{e^{e^{e^{e^{9}}}}}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_every_answer_comes_to_an_end(text):
+    assert equal(text, "1") is False
+    assert equal("x+1", text) is False
+    assert equal(text, text + " ")
+
+
+def test_what_a_whole_response_states():
+    reward = build("reward", {"math": {"extract": "whole"}})
+    for response, reference, expected in [
+        (r"So the result is $\frac{3}{4}$.", "0.75", 1.0),
+        ("First 3, then 4. The answer is 12.", "12", 1.0),
+        ("The answer is 12. That is 3 times 4.", "12", 1.0),
+        ("12", "12", 1.0),
+        ("x = 3", "3", 1.0),
+        (r"We get \boxed{7}, not 8.", "7", 1.0),
+        ("2 + 2\nis 4\nso we have 5 in all", "5", 1.0),
+        ("2 + 2\nis 4\nso we have 5 in all", "4", 0.0),
+        ("", "4", 0.0),
+        ("I do not know", "4", 0.0),
+    ]:
+        assert reward([RewardItem(response, reference)]) == [expected], response
