@@ -21,20 +21,21 @@ class MathAnswer(Reward):
     the whole response states last (`whole`): its last box or tag pair, else what follows the last "answer is", else the
     last formula or number of its last line. Nothing found earns 0.
 
-    The kind of answer decides, and like is compared with like. Numbers, exactly: "1,000" = 1000 = "10^3", 1/2 = 0.5 = 50 %,
-    2 1/2 = 5/2, 1.2e5; 0.333 is not 1/3, a decimal of six places and more is what it rounds. A unit may be left out, another
-    one is wrong unless it says the same (100 cm, 1 m); the bare 50 is not 50 %. Expressions by their values at random points
-    (expanded, factored, other roots and logarithms); tuples and intervals in order, with their brackets; sets and lists of
-    solutions ("2 or 3", "x = \pm 2") in any order, complete; equations up to a constant factor; inequalities as the interval
-    they are; matrices entry by entry; words and option letters as such. "x = 3" says 3. What cannot be read is compared as
-    text. Accepted, though written otherwise: "3, 4" for the pair (3, 4), a vector as a column.
+    The kind of answer decides, and like is compared with like. Numbers, exactly: "1,000" = 1000 = "10^3", 1/2 = 0.5 =
+    50 %, 2 1/2 = 5/2, 1.2e5; 0.333 is not 1/3, a decimal of six places and more is what it rounds. A unit may be left
+    out, another one is wrong unless it says the same (100 cm, 1 m); the bare 50 is not 50 %. Expressions by their
+    values at random points (expanded, factored, other roots and logarithms); tuples and intervals in order, with
+    their brackets; sets and lists of solutions ("2 or 3", "x = \pm 2") in any order, complete; equations up to a
+    constant factor; inequalities as the interval they are; matrices entry by entry; words and option letters as such.
+    "x = 3" says 3. What cannot be read is compared as text. Accepted, though written otherwise: "3, 4" for the pair
+    (3, 4), a vector as a column.
 
-    Further right answers may stand in ``meta[answers_key]``; a sample without a reference is not applicable. An answer that
-    is stored wrapped in a box or a tag, or at the end of a worked solution, is taken out first.
+    Further right answers may stand in ``meta[answers_key]``; a sample without a reference is not applicable. An
+    answer that is stored wrapped in a box or a tag, or at the end of a worked solution, is taken out first.
 
-    Differs from math-verify, which of a plain text keeps the last number and so pays for "(3, 5)" where (4, 5) is right;
-    benchmarks/rewards.md has both on the same pairs. Sizes are bounded before anything is computed ("9^{9^{9^9}}" is
-    wrong at once), and the worker is killed when `timeout` has passed all the same.
+    Differs from math-verify, which of a plain text keeps the last number and so pays for "(3, 5)" where (4, 5) is
+    right; benchmarks/rewards.md has both on the same pairs. Sizes are bounded before anything is computed
+    ("9^{9^{9^9}}" is wrong at once), and the worker is killed when `timeout` has passed all the same.
     """
 
     extract: Extraction = Field("boxed", description="where the answer stands: boxed, tag or whole")

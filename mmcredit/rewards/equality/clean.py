@@ -12,8 +12,8 @@ _SIGNS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
     "∅": r"\emptyset ", "°": r"^{\circ}", "º": r"^{\circ}", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt", "θ": r"\theta ",
-    "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "∠": r"\angle ", "ℝ": r"\mathbb{R}", "→": r"\to ", "∛": r"\sqrt[3]",
-    "“": "", "”": "", "’": "'", "‘": "'", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ",
+    "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "∠": r"\angle ", "ℝ": r"\mathbb{R}", "→": r"\to ",
+    "∛": r"\sqrt[3]", "“": "", "”": "", "’": "'", "‘": "'", "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ",
 }  # fmt: skip
 _SAME = (
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),

@@ -14,11 +14,13 @@ from fractions import Fraction
 
 from mpmath import mpf
 
+from mmcredit.rewards.equality.arithmetic import NoExpressionError, close, number
 from mmcredit.rewards.equality.clean import clean
 from mmcredit.rewards.equality.kinds import VARIABLE, Node, named, read
-from mmcredit.rewards.equality.value import Expression, NoExpressionError, close, number, same_value
+from mmcredit.rewards.equality.value import Expression, same_value
 
 LONGEST = 3000  # characters of an answer; a longer one is compared as text only
+_BASED = re.compile(r"([\dA-Fa-f]+)_\{?(\d{1,2})\}?")  # 1011_2
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:]?")
 _LABELLED = re.compile(r"(?:\(([A-Ja-j])\)|([A-J])\s*[).:])\s*\S.*", re.DOTALL)
 
@@ -233,13 +235,11 @@ def _values(a: str, b: str) -> bool:
         return True
     if _whole(a) is not None and _whole(b) is not None:
         return _whole(a) == _whole(b)
-    based = re.compile(r"([\dA-Fa-f]+)_\{?(\d{1,2})\}?")
-    first, second = based.fullmatch(a), based.fullmatch(b)
-    if first or second:
-        return bool(first and second) and (first[1].upper().lstrip("0"), first[2]) == (
-            second[1].upper().lstrip("0"),
-            second[2],
-        )  # type: ignore[index]
+    first, second = _BASED.fullmatch(a), _BASED.fullmatch(b)
+    if first is not None and second is not None:
+        return (first[1].upper().lstrip("0"), first[2]) == (second[1].upper().lstrip("0"), second[2])
+    if first is not None or second is not None:
+        return False
     try:
         if same_value(a, b):
             return True

@@ -26,7 +26,8 @@ class Node:
 
 
 _EMPTY = re.compile(
-    r"\\emptyset|\\\{\s*\\\}|(?:the )?empty set|(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?)(?: exists?)?"
+    r"\\emptyset|\\\{\s*\\\}|(?:the )?empty set|"
+    r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?)(?: exists?)?"
 )
 _REALS = re.compile(r"\\mathbb\s*\{R\}|\\mathbb R|(?:the set of )?all reals?(?: numbers?)?|(?:the )?real numbers?")
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
@@ -35,7 +36,7 @@ VARIABLE = re.compile(
     r"[A-Za-z](?:_(?:\{\w+\}|\w))?'*|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|epsilon|rho|sigma)"
 )
 _CALLED = re.compile(
-    rf"{_NAME}(?:\s*\([^()=<>]*\))?|\\angle\s*[A-Z]{{1,3}}|m\s*\\angle\s*[A-Z]{{1,3}}|[A-Za-z][A-Za-z ]+|\([A-Za-z, ]+\)|\|?[A-Z]{{2}}\|?"
+    rf"{_NAME}(?:\s*\([^()=<>]*\))?|m?\s*\\angle\s*[A-Z]{{1,3}}|[A-Za-z][A-Za-z ]+|\([A-Za-z, ]+\)|\|?[A-Z]{{2}}\|?"
 )
 _OPERATORS = ("<=", ">=", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", "!=", "<", ">", "=")
 _OPEN, _CLOSE = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
@@ -43,12 +44,18 @@ _PIECE = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _NUMBER_WORDS = {
     word: str(value)
     for value, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+        (
+            "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+            "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+        )
     )
-}
+}  # fmt: skip
 _FUNCTION_WORDS = frozenset(
-    ["sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "asin", "acos", "atan", "log", "ln", "exp", "sqrt", "pi", "abs", "floor", "ceil"]
-)
+    (
+        "sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "asin", "acos",
+        "atan", "log", "ln", "exp", "sqrt", "pi", "abs", "floor", "ceil",
+    )
+)  # fmt: skip
 
 
 def read(text: str, depth: int = 0) -> Node:

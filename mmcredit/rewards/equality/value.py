@@ -1,4 +1,4 @@
-r"""What an expression is worth, at given values of its variables: a parser of LaTeX and plain text, no evaluation by eval.
+r"""What an expression is worth, at given values of its variables: a parser of LaTeX and plain text, without eval.
 
 Two expressions are equal if they are worth the same at random points: no simplification that may never end, and no
 false verdict of a simplifier that gives up. Numbers are mpmath's, with `DIGITS` digits; exact fractions stay exact as
@@ -7,6 +7,7 @@ long as only +, -, *, / and small whole powers are applied. Sizes are bounded be
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from fractions import Fraction
@@ -14,17 +15,27 @@ from typing import Any
 
 from mpmath import mp, mpc, mpf
 
-DIGITS = 40
+from mmcredit.rewards.equality.arithmetic import (
+    DIGITS,
+    NoExpressionError,
+    Value,
+    add,
+    close,
+    decimal,
+    div,
+    factorial,
+    logarithm,
+    mul,
+    neg,
+    number,
+    power,
+    repeating,
+    root,
+    whole_part,
+)
+
 LONGEST = 600  # characters of an expression
-_MOST_BITS = 4096  # of an exact number
-_MOST_POWER = 10_000  # of log2 of a power
 _DEEPEST = 40
-
-Value = Any  # Fraction, mpf or mpc
-
-
-class NoExpressionError(ValueError):
-    """The text is no expression that this parser reads, or one too large to compute."""
 
 
 _TOKEN = re.compile(
@@ -36,13 +47,17 @@ _FUNCTIONS: dict[str, Any] = {
     for name, target in {
         "sin": "sin", "cos": "cos", "tan": "tan", "sec": "sec", "csc": "csc", "cot": "cot", "sinh": "sinh",
         "cosh": "cosh", "tanh": "tanh", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin",
-        "acos": "acos", "atan": "atan", "ln": "log", "exp": "exp", "sqrt": "sqrt", "abs": "fabs", "Re": "re", "Im": "im",
-        "floor": "floor", "ceil": "ceil",
+        "acos": "acos", "atan": "atan", "ln": "log", "exp": "exp", "sqrt": "sqrt", "abs": "fabs", "Re": "re",
+        "Im": "im", "floor": "floor", "ceil": "ceil",
     }.items()
 }  # fmt: skip
 _GREEK = frozenset(
-    ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar"]
-)
+    (
+        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota",
+        "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi",
+        "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar",
+    )
+)  # fmt: skip
 
 
 def same_value(first: str, second: str) -> bool:
@@ -66,22 +81,6 @@ def same_value(first: str, second: str) -> bool:
         if not names or agreed == 4:
             return True
     raise NoExpressionError("the expressions have no value at the points tried")
-
-
-def close(x: Value, y: Value) -> bool:
-    """Equality of exact numbers; to 30 of the digits otherwise."""
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    with mp.workdps(DIGITS):
-        a, b = number(x), number(y)
-        if not (mp.isfinite(a) and mp.isfinite(b)):
-            return bool(a == b)
-        return bool(abs(a - b) <= mpf(10) ** -30 * (1 + max(abs(a), abs(b))))
-
-
-def number(x: Value) -> Any:
-    """As mpmath's number."""
-    return mpf(x.numerator) / mpf(x.denominator) if isinstance(x, Fraction) else x
 
 
 class Expression:
@@ -111,10 +110,8 @@ class Expression:
         """Its variables."""
         if self._names is None:
             self._seen, self._point = set(), None
-            try:
+            with contextlib.suppress(ZeroDivisionError, OverflowError):
                 self._walk()
-            except (ZeroDivisionError, OverflowError):
-                pass
             self._names = self._seen
         return self._names
 
@@ -219,10 +216,10 @@ class Expression:
             self.i += 4
             return Fraction(int(whole[1])) + div(Fraction(int(kinds[1][1])), Fraction(int(kinds[3][1])))
         texts = [t for _, t in kinds[1:8]]
-        if texts[0] == r"\frac" and texts[1] == "{" and texts[3:5] == ["}", "{"] and texts[6] == "}":
-            if texts[2].isdigit() and texts[5].isdigit():
-                self.i += 8
-                return Fraction(int(whole[1])) + div(Fraction(int(texts[2])), Fraction(int(texts[5])))
+        shape = texts[:2] + texts[3:5] + texts[6:] == [r"\frac", "{", "}", "{", "}"]
+        if shape and texts[2].isdigit() and texts[5].isdigit():
+            self.i += 8
+            return Fraction(int(whole[1])) + div(Fraction(int(texts[2])), Fraction(int(texts[5])))
         return None
 
     def _power(self) -> Value:
@@ -292,7 +289,7 @@ class Expression:
                 raise NoExpressionError("repeating digits")
             self.i += 1
             self._need("}")
-            return _repeating(text, repeated)
+            return repeating(text, repeated)
         return decimal(text)
 
     def _name(self, text: str) -> Value:
@@ -382,12 +379,16 @@ class Expression:
             return self._group()
         return self._exponent()
 
+    def _multiplies(self) -> bool:
+        kind, text = self._peek()
+        return (kind in ("number", "name") and text not in _FUNCTIONS) or text == r"\pi"
+
     def _argument(self) -> Value:
         """`(...)`, or the product that follows without a bracket: sin 2x."""
         if self._peek()[1] in ("(", "{", "["):
             return self._atom()
         value = self._power()
-        while (self._peek()[0] in ("number", "name") and self._peek()[1] not in _FUNCTIONS) or self._peek()[1] == r"\pi":
+        while self._multiplies():
             value = mul(value, self._power())
         if self._peek()[1] == "/" and self._peek(1)[0] == "number":
             self.i += 1
@@ -403,114 +404,3 @@ def _letters(word: str) -> list[tuple[str, str]]:
         if word.endswith(name) and len(word) <= len(name) + 2:
             return [*(("name", c) for c in word[: -len(name)]), ("name", name)]
     return [("name", c) for c in word]
-
-
-# -- arithmetic, exact where it can be -------------------------------------------------------------------------------
-
-
-def decimal(text: str) -> Fraction:
-    """A decimal, exactly."""
-    mantissa, _, exponent = text.lower().partition("e")
-    if len(text) > 420 or abs(int(exponent or 0)) > 400:
-        raise NoExpressionError("a number of too many digits")
-    return Fraction(mantissa if not mantissa.startswith(".") else "0" + mantissa) * Fraction(10) ** int(exponent or 0)
-
-
-def _repeating(text: str, repeated: str) -> Fraction:
-    start = decimal(text if not text.endswith(".") else text + "0")
-    places = len(text.partition(".")[2])
-    return start + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10**places)
-
-
-def _exact(*values: Value) -> bool:
-    return all(isinstance(v, Fraction) for v in values)
-
-
-def _bounded(value: Fraction) -> Value:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MOST_BITS:
-        raise NoExpressionError("a number of too many digits")
-    return value
-
-
-def add(a: Value, b: Value) -> Value:
-    return _bounded(a + b) if _exact(a, b) else number(a) + number(b)
-
-
-def neg(a: Value) -> Value:
-    return -a
-
-
-def mul(a: Value, b: Value) -> Value:
-    return _bounded(a * b) if _exact(a, b) else number(a) * number(b)
-
-
-def div(a: Value, b: Value) -> Value:
-    if b == 0:
-        raise ZeroDivisionError
-    return _bounded(a / b) if _exact(a, b) else number(a) / number(b)
-
-
-def power(base: Value, exponent: Value) -> Value:
-    """base^exponent; a result of more than `_MOST_POWER` bits is refused before it is computed."""
-    if exponent == 0:
-        return Fraction(1)
-    if base == 0:
-        if isinstance(exponent, Fraction) and exponent < 0:
-            raise ZeroDivisionError
-        return Fraction(0)
-    size = abs(number(exponent)) * (abs(mp.log(abs(number(base)), 2)) + 1)
-    if not mp.isfinite(size) or size > _MOST_POWER:
-        raise NoExpressionError("a power too large to compute")
-    if _exact(base, exponent) and exponent.denominator == 1:
-        return _bounded(base ** int(exponent))
-    if _exact(base, exponent) and exponent.denominator % 2 and base < 0:
-        return (
-            -(root(-base, Fraction(exponent.denominator)) ** exponent.numerator)
-            if exponent.numerator % 2
-            else (root(-base, Fraction(exponent.denominator)) ** exponent.numerator)
-        )
-    return mp.power(number(base), number(exponent))
-
-
-def root(value: Value, degree: Value) -> Value:
-    """The principal root; of a negative number the real one where the degree is odd."""
-    if degree == 2:
-        exact = _exact_root(value)
-        return exact if exact is not None else mp.sqrt(number(value))
-    if _exact(value, degree) and degree.denominator == 1 and degree % 2 and value < 0:
-        return -root(-value, degree)
-    return mp.power(number(value), 1 / number(degree))
-
-
-def _exact_root(value: Value) -> Fraction | None:
-    if not isinstance(value, Fraction) or value < 0:
-        return None
-    from math import isqrt
-
-    top, bottom = isqrt(value.numerator), isqrt(value.denominator)
-    return Fraction(top, bottom) if (top * top, bottom * bottom) == (value.numerator, value.denominator) else None
-
-
-def factorial(value: Value) -> Value:
-    """n! of a whole number up to 400, and of a variable through the gamma function."""
-    if isinstance(value, Fraction):
-        if value.denominator != 1 or not 0 <= value <= 400:
-            raise NoExpressionError("a factorial that is not computed")
-        from math import factorial as whole
-
-        return Fraction(whole(int(value)))
-    if abs(value) > 400:
-        raise NoExpressionError("a factorial that is not computed")
-    return mp.gamma(value + 1)
-
-
-def whole_part(value: Value) -> Value:
-    """The largest whole number that is not above it."""
-    return Fraction(value.numerator // value.denominator) if isinstance(value, Fraction) else mp.floor(value)
-
-
-def logarithm(value: Value, base: Value) -> Value:
-    """log of `value` to `base`, exact where both are powers of one number."""
-    if number(value) == 0:
-        raise ZeroDivisionError
-    return mp.log(number(value)) / mp.log(number(base))

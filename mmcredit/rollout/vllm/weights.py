@@ -55,7 +55,7 @@ def _persistent(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def write_folder(policy: Policy, folder: Path) -> set[str]:
-    """A plain model folder with the present weights, as `from_pretrained` and vLLM read it. Returns the weights' names."""
+    """Write a plain model folder, as `from_pretrained` and vLLM read it. Returns the names of the weights."""
     model = _plain(policy)
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.deepcopy(model.config)
