@@ -50,7 +50,9 @@ class Verification:
     dropped: int = 0  # list items that were no strings
     raw: str = ""
     error: str = ""  # prm_error: what went wrong
-    usage: Mapping[str, float] = field(default_factory=dict)  # prompt_tokens, new_tokens, seconds, calls, cached
+    usage: Mapping[str, float] = field(default_factory=dict)  # calls, prompt_tokens, new_tokens, seconds, cache_hits
+    # Characters [start, end) in the response, one per string, from a verifier that knows them (an oracle).
+    places: tuple[tuple[int, int], ...] | None = None
 
 
 def failed(error: str, usage: Mapping[str, float] | None = None) -> Verification:

@@ -84,12 +84,14 @@ def locate(
     ladder: Ladder = TRAINING,
     zone: Zone = "all",
     protected: Sequence[Range] = (),
+    places: Sequence[Range] | None = None,
 ) -> Located:
     """Where the strings stand in the text.
 
     `occurrence`: the first place of each, all of them (not overlapping), or the first after the end of the string found
     before it. Places that lie wholly inside a `protected` range, or not wholly inside the zone, are passed over.
-    `zone: think` is what stands in the think block, or before the answer block where there is none.
+    `zone: think` is what stands in the think block, or before the answer block where there is none. `places`, one per
+    string, are taken as they are where the verifier knows them.
     """
     area = (0, len(text)) if zone == "all" else think_zone(text)
     forms: dict[bool, Normalised] = {}
@@ -109,9 +111,10 @@ def locate(
         fate: Fate = "not_found"
         chosen: list[Range] = []
         rung: Rung | None = None
-        for rung in ladder:
+        for rung in ladder if places is None else EXACT:
             begin = previous if occurrence == "first_after_previous" else 0
-            for place in _places(string, text, rung, form, begin):
+            known = None if places is None else [places[number]]
+            for place in known or _places(string, text, rung, form, begin):
                 if not (area[0] <= place[0] and place[1] <= area[1]):
                     fate = "outside_zone" if fate == "not_found" else fate
                 elif any(a <= place[0] and place[1] <= b for a, b in protected):
