@@ -34,7 +34,7 @@ class Perceval(CreditMethod):
     2601.18984) suggests. `sign` restricts the penalty to advantages of one sign.
     Defaults: alpha .1 (paper; .3 was worse than GRPO there, since whole phrases are penalised, function words too).
     alpha 0, or nothing flagged, is the pipeline without this method, bit for bit.
-    Passes: none of the policy; the verifier named in `verifier:` answers while the step goes on.
+    Passes: none of the policy; a verifier of the run (`verifiers:`) answers while the step goes on.
     """
 
     alpha: float = Field(0.1, ge=0, le=1, description="share of |A| that a flagged token loses")
@@ -43,7 +43,8 @@ class Perceval(CreditMethod):
     sign: Literal["both", "positive", "negative"] = Field("both", description="advantages that are penalised")
 
     def needs(self) -> Needs:
-        return Needs(signals=("hallucinated",))
+        groups = {"hallucinated": {"groups": "all"}} if self.a_min > 0 else {}
+        return Needs(signals=("hallucinated",), settings=groups)
 
     def __call__(self, credit: Credit, rollouts: Rollouts, step: Step) -> Credit:
         flagged = self._flagged(rollouts) & credit.loss_mask

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmcredit.rewards.base import RewardItem
+from mmcredit.answers.item import RewardItem
 from mmcredit.rewards.format import Format
 from prm.metrics import (
     auroc,
