@@ -40,6 +40,7 @@ HOMES: dict[str, str] = {
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
+    "verifier": "mmcredit.verifiers",
 }
 
 
