@@ -38,6 +38,7 @@ HOMES: dict[str, str] = {
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.data.benchmarks",
+    "train_engine": "mmcredit.train.engines",
 }
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.components import build
 from mmcredit.config import RunConfig, dump
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.intervals import Interval, paired_gain
 from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
 from mmcredit.policy.passes import BLIND, CLEAN, Pass
 from mmcredit.replay.store import FOLDER, freeze
-from mmcredit.report.records import Records
+from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
 from mmcredit.train import checks
@@ -28,6 +29,7 @@ from mmcredit.train.prompts import PromptStream
 from mmcredit.train.sample_table import sample_rows
 from mmcredit.train.sampling import SamplingStage
 from mmcredit.train.setup import Parts, furnish, rng_state, set_rng_state, versions
+from mmcredit.world import World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,15 +59,13 @@ class Trainer:
 
     def __init__(self, config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> None:
         self.config = config
+        self.world: World = build("train_engine", config.train.engine).world()  # type: ignore[attr-defined]
         self.run_dir = Path(config.run.dir)
-        self.progress = progress or Progress(quiet=True)
+        self.progress = progress if progress is not None and self.world.writes else Progress(quiet=True)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        checkpoint = self.checkpoints.latest() if resume else None
-        if not resume and (self.run_dir / "metrics.jsonl").exists():
-            raise ValueError(
-                f"run.dir {self.run_dir} holds a run already; go on with --resume, or give run.dir a new folder"
-            )
-        self.parts: Parts = furnish(config)
+        chosen = self.world.from_first(lambda: self._where_to_begin(resume))
+        checkpoint = None if chosen is None else self.checkpoints.folder / chosen
+        self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = checks.Alarms(config.check)
         self.stream = PromptStream(self.parts.samples, self._encode, derive(config.run.seed, "order"), self._refused)
@@ -73,16 +73,21 @@ class Trainer:
             self.stream.dropped.update(left_out)
         self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
         self.step = 0  # the next step to run
+        self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
         self.baseline: list[float] | None = None  # right/wrong per held-out question before training
         saved: dict[str, Any] = {}
         if checkpoint is not None:
             self.step, saved = self.checkpoints.load(checkpoint)
-        self.records = Records(
-            self.run_dir,
-            self.step,
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb,
-            wandb_config=config.model_dump(mode="json"),
+        self.records: Any = (
+            Records(
+                self.run_dir,
+                self.step,
+                tensorboard=config.log.tensorboard,
+                wandb=config.log.wandb,
+                wandb_config=config.model_dump(mode="json"),
+            )
+            if self.world.writes
+            else NoRecords()
         )
         self.records.write_config(dump(config))
         self.records.write_versions(versions())
@@ -91,6 +96,17 @@ class Trainer:
         if saved:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
+
+    def _where_to_begin(self, resume: bool) -> str | None:
+        """The name of the checkpoint to go on from; None for a new run."""
+        if resume:
+            newest = self.checkpoints.latest()
+            return None if newest is None else newest.name
+        if (self.run_dir / "metrics.jsonl").exists():
+            raise ValueError(
+                f"run.dir {self.run_dir} holds a run already; go on with --resume, or give run.dir a new folder"
+            )
+        return None
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -115,7 +131,9 @@ class Trainer:
             if config.checkpoint.final:
                 if not config.checkpoint.every or self.step % config.checkpoint.every:
                     self.save()
-                parts.policy.save(self.run_dir / "model")
+                with parts.trainer.whole():
+                    if self.world.writes:
+                        parts.policy.save(self.run_dir / "model")
             gain = paired_gain(self.baseline, after.correct) if after is not None and self.baseline else None
             training = ("prompts", "rollout", "rewards", "score", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training)
@@ -128,12 +146,15 @@ class Trainer:
         """End worker processes and close files."""
         self.parts.pool.close()
         self.parts.engine.close()
-        self.records.write_cost(self.costs.as_dict(self.parts.policy.costs.read()))
+        self.records.write_cost(self.costs.as_dict(self._passes))
         self.records.close()
+        self.world.close()
 
     def _one_step(self, step: int) -> None:
         config, parts, costs = self.config, self.parts, self.costs
         costs.new_step()
+        if self.world.size > 1:  # dropout differs between ranks, and a resumed run draws the same
+            torch.manual_seed(derive(config.run.seed, "rank", step, self.world.rank))
         began = time.perf_counter()
         parts.views.begin(step)
         batch = self.stage.run(step)
@@ -158,17 +179,31 @@ class Trainer:
         self._watch(step, metrics)
         self.records.metrics.write(step, metrics)
         self.progress.step(step, metrics)
-        if config.log.samples_every and (step % config.log.samples_every == 0 or step == config.run.steps - 1):
+        if self.world.writes and self._wants_samples(step):
             logprobs = seen if rollouts.old_logprobs is None else rollouts.old_logprobs
             rows = sample_rows(
                 rollouts, credit, logprobs, batch.samples, batch.texts, parts.policy.tokenizer,
                 self.records.media, config.data.media, config.log.samples_groups,
             )  # fmt: skip
             self.records.samples.write(step, rows)
-        if config.log.rollouts_every and step % config.log.rollouts_every == 0:
+        if self.world.writes and config.log.rollouts_every and step % config.log.rollouts_every == 0:
             self._freeze(rollouts, step)
-        if step % 10 == 0:
-            self.records.write_cost(costs.as_dict(parts.policy.costs.read()))
+        if step % 10 == 0 or step == config.run.steps - 1:
+            self._count_passes()
+            self.records.write_cost(costs.as_dict(self._passes))
+
+    def _wants_samples(self, step: int) -> bool:
+        every = self.config.log.samples_every
+        return bool(every) and (step % every == 0 or step == self.config.run.steps - 1)
+
+    def _count_passes(self) -> None:
+        """The forwards of all ranks. Not at the end of a run that failed: the others may not answer."""
+        self._passes = {}
+        for own in self.world.gather(self.parts.policy.costs.read()):
+            for view, counters in own.items():
+                known = self._passes.setdefault(view, dict.fromkeys(counters, 0.0))
+                for name, value in counters.items():
+                    known[name] += value
 
     def _score(self, batch: Batch, step: int) -> tuple[Rollouts, Tensor | None]:
         """The passes before the update; at the first step, the checks."""
@@ -294,12 +329,17 @@ class Trainer:
             self.progress.stage("save")
             # A resumed run starts with empty caches; with the same caches this one goes on bit for bit like it.
             self.parts.policy.drop_caches()
+            state = self._state()
+            if not self.world.writes:
+                self.world.barrier()
+                return
             try:
-                path = self.checkpoints.save(self.step, self._state(), self._saved_part)
+                path = self.checkpoints.save(self.step, state, self._saved_part)
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
                 self.progress.say(f"[red]{error}[/red]")
+            self.world.barrier()
 
     def _saved_part(self, name: str) -> None:
         """Called after each part of a checkpoint is on its way to disk."""
@@ -307,8 +347,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         parts = self.parts
         return {
-            "weights": parts.policy.state_dict(),
-            "optimizer": parts.trainer.state_dict(),
+            "training": parts.trainer.state_dict(),
             "run": {
                 "data": self.stream.state_dict(),
                 "alarms": self.alarms.state_dict(),
@@ -322,8 +361,7 @@ class Trainer:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         parts = self.parts
-        parts.policy.load_state_dict(saved["weights"])
-        parts.trainer.load_state_dict(saved["optimizer"])
+        parts.trainer.load_state_dict(saved["training"])
         parts.pipeline.load_state_dict(saved["credit"])
         self.stage.load_state_dict(saved["strategies"])
         run = saved["run"]
