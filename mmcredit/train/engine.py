@@ -2,8 +2,8 @@
 
 The loop, the updater and the checkpoints know only this. What is global: `World` (who runs), the gradient of a step
 (the sum over the micro-batches of all ranks, as if one process had run them), its norm, the learning rate, the
-counters, and the state. What is computed from a batch (statistics, normalisers, alarms) is computed on whole batches, which every
-rank holds; files are written by rank 0 alone (`world.writes`).
+counters, and the state. What is computed from a batch (statistics, normalisers, alarms) is computed on whole batches,
+which every rank holds; files are written by rank 0 alone (`world.writes`).
 """
 
 from __future__ import annotations
