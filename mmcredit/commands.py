@@ -89,7 +89,7 @@ def evaluate(options: Namespace) -> int:
         return command.run(run, options, console, _bar)
     chosen.take(run, options)
     _quiet_libraries()
-    from mmcredit.evaluate.standalone import evaluate_model
+    from mmcredit.evaluate.held_out import evaluate_model
 
     with _bar("answers to held-out questions") as advance:
         found, rows = evaluate_model(run, advance)
@@ -141,8 +141,8 @@ def check(options: Namespace) -> int:
         raise ValueError(f"--samples must be at least 1, got {options.samples}")
     _quiet_libraries()
     from mmcredit.policy.policy import Policy
+    from mmcredit.prepare import load_samples
     from mmcredit.train.preflight import look
-    from mmcredit.train.setup import load_samples
 
     with console.status("loading the model and the data"):
         policy = Policy.load(run.model, media_limits=run.data.media)

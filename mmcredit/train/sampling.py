@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmcredit.evaluate.accuracy import reward_item
 from mmcredit.policy.passes import Pass, View
 from mmcredit.rollout.batch import Ask, Batch
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.rollout.reward_item import reward_item
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmcredit.answers.item import RewardItem
     from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
-    from mmcredit.rewards.base import RewardItem
     from mmcredit.rollout.strategies.base import Strategy
     from mmcredit.rollouts import Rollouts
     from mmcredit.train.costs import Costs

@@ -18,6 +18,7 @@ import torch
 from mmcredit.components import Needs, build, build_all
 from mmcredit.credit import Pipeline
 from mmcredit.policy.views import Views, furnish_views
+from mmcredit.prepare import held_out_samples, load_samples, make_pool, seed_everything
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
 from mmcredit.train.sharing import SharedEngine, SharedPool
@@ -55,6 +56,7 @@ class Parts:
     views: Views  # masked and corrupted prompts of the current step
 
 
+<<<<<<< HEAD
 def seed_everything(seed: int) -> None:
     """Seed the global generators. Only dropout and third parties draw from them; ours are derived by purpose."""
     random.seed(derive(seed, "python") % 2**32)
@@ -95,6 +97,9 @@ def make_pool(config: RunConfig, run_dir: Path | None = None) -> RewardPool:
 
 
 def furnish(config: RunConfig, world: World) -> Parts:
+=======
+def furnish(config: RunConfig) -> Parts:
+>>>>>>> main
     """Build every part of a training run. Raises ValueError for what the config gets wrong."""
     from mmcredit.policy.policy import Policy
 

@@ -12,12 +12,11 @@ from pydantic import Field, PrivateAttr
 from mmcredit.components import register
 from mmcredit.corruptions.operators.noise import DIFFUSION_STEPS, DiffusionNoise
 from mmcredit.rollout.batch import Ask
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmcredit.config import RunConfig
     from mmcredit.policy.pixels import Pixels
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Batch
@@ -54,7 +53,7 @@ class NoisyRollout(Strategy):
     c: float = Field(0.9, gt=0, description="base of exp, exponent of power")
     _pixels: Pixels | None = PrivateAttr(None)
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         if self.noisy is not None and self.noisy > run.rollout.group:
             raise ValueError(f"noisy_rollout: noisy={self.noisy} exceeds rollout.group={run.rollout.group}")
 
