@@ -37,12 +37,8 @@ HOMES: dict[str, str] = {
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
-<<<<<<< HEAD
-    "benchmark": "mmcredit.data.benchmarks",
-    "train_engine": "mmcredit.train.engines",
-=======
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
->>>>>>> main
+    "train_engine": "mmcredit.train.engines",
 }
 
 

@@ -17,12 +17,7 @@ from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
 from mmcredit.frozen import FOLDER, freeze
 from mmcredit.intervals import Interval, paired_gain
 from mmcredit.policy.passes import BLIND, CLEAN, Pass
-<<<<<<< HEAD
-from mmcredit.replay.store import FOLDER, freeze
 from mmcredit.report.records import NoRecords, Records
-=======
-from mmcredit.report.records import Records
->>>>>>> main
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
 from mmcredit.train import checks

@@ -11,7 +11,7 @@ from mmcredit.rewards.pool import RewardResult
 from mmcredit.rollout.engine import Request, Response
 
 if TYPE_CHECKING:
-    from mmcredit.rewards.base import RewardItem
+    from mmcredit.answers.item import RewardItem
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine, Sampling
     from mmcredit.world import World
