@@ -125,5 +125,3 @@ class ProcessGroup(World):
 
     def close(self) -> None:
         self._leave()
-        if self.dist.is_initialized():
-            self.dist.destroy_process_group()

@@ -76,7 +76,7 @@ class SharedPool:
 
     def __init__(self, inner: RewardPool, world: World) -> None:
         self.inner, self.world = inner, world
-        self.names = inner.names
+        self.names, self.rewards = inner.names, inner.rewards
 
     def score(self, items: Sequence[RewardItem]) -> RewardResult:
         """As `RewardPool.score`, with the same items on every rank."""

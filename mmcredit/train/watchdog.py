@@ -9,6 +9,7 @@ stacks of its threads and exits.
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ class Watchdog:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.beats = 0
+        self.number = 0
         self.depth = 0  # of exchanges that this rank waits in
         self.stage = "start"
         self._ended = threading.Event()
@@ -38,6 +40,7 @@ class Watchdog:
         """Watch from now on, in a thread. Nothing to watch in a world of one."""
         if world.size == 1:
             return
+        self.number = next(_numbers)
         current.append(self)
         thread = threading.Thread(target=self._watch, args=(world.rank, world.size), name="watchdog", daemon=True)
         thread.start()
@@ -64,7 +67,7 @@ class Watchdog:
     def _watch(self, rank: int, size: int) -> None:
         import torch.distributed as dist
 
-        store = dist.PrefixStore("watchdog", dist.distributed_c10d._get_default_store())
+        store = dist.PrefixStore(f"watchdog{self.number}", dist.distributed_c10d._get_default_store())
         seen: dict[int, tuple[str, float]] = {}
         pause = min(1.0, self.limit / 10)
         while not self._ended.wait(pause):
@@ -103,6 +106,7 @@ class Watchdog:
         return None
 
 
+_numbers = itertools.count()  # of the runs of one process, the same on every rank
 current: list[Watchdog] = []  # the one of this process, for `beat`
 
 
