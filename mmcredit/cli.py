@@ -37,8 +37,8 @@ def parser() -> ArgumentParser:
     launch = actions.add_parser(
         "launch",
         help="train on several processes or machines",
-        description="Start `mmcredit train CONFIG` on N processes of this machine, a thin layer on torchrun; on several "
-        "machines run it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
+        description="Start `mmcredit train CONFIG` on N processes, a thin layer on torchrun; on several machines run "
+        "it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
     )
     _config(launch)
     launch.add_argument("--processes", type=int, required=True, metavar="N", help="processes on this machine")

@@ -39,6 +39,7 @@ HOMES: dict[str, str] = {
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
     "train_engine": "mmcredit.train.engines",
+    "verifier": "mmcredit.verifiers",
 }
 
 

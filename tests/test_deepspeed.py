@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def plan(tmp_path: Path, name: str, engine: Any, **changes: Any) -> dict[str, Any]:
     run = {"run__dir": str(tmp_path / name), "run__steps": 2, "train__engine": engine, "checkpoint__final": True}
+    run |= {"train__learning_rate": 1e-4}  # AdamW divides by the gradient: its last digits grow with the rate
     return settings(tmp_path, **(run | changes))
 
 
@@ -72,17 +72,3 @@ def test_zero_stages_give_the_same_weights(tmp_path: Path, ranks: int) -> None:
     launch(tmp_path / "ranks", scenarios, ranks)
     for i in range(len(stages)):
         compare(tmp_path / "local", tmp_path / f"stage{i}")
-
-
-def test_a_checkpoint_goes_on_with_other_ranks_and_engines(tmp_path: Path) -> None:
-    changes = {"run__steps": 6, "checkpoint__every": 2, "train__schedule": "linear"}
-    whole = local(tmp_path, "whole", **changes)
-
-    def leg(steps: int, engine: Any) -> dict[str, Any]:
-        # The schedule looks at run.steps: a run that is cut short is one that stops at a checkpoint.
-        found = plan(tmp_path, "legs", engine, **changes)
-        found["run"]["steps"] = 6
-        found["run"]["stop_after"] = steps
-        return found
-
-    raise AssertionError(json.dumps(leg(2, "local"))) if whole is None else None

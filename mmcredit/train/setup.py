@@ -21,8 +21,10 @@ from mmcredit.policy.views import Views, furnish_views
 from mmcredit.prepare import held_out_samples, load_samples, make_pool, seed_everything
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
-from mmcredit.train.sharing import SharedEngine, SharedPool
+from mmcredit.train.sharing import SharedEngine, SharedPool, SharedVerifying
 from mmcredit.train.update import Updater, signals_for_update, update_passes
+from mmcredit.verifiers.background import Verifying
+from mmcredit.verifiers.base import RunContext
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from mmcredit.rollout.engine import RolloutEngine
     from mmcredit.rollout.strategies.base import Strategy
     from mmcredit.train.engine import TrainingEngine
+    from mmcredit.verifiers.base import Verifier
     from mmcredit.world import World
 
 
@@ -53,6 +56,7 @@ class Parts:
     samples: Sequence[Sample]
     held_out: Sequence[Sample]
     strategies: list[Strategy]  # around plain sampling, outermost first
+    verifying: Verifying  # the run's verifiers, asked beside the step
     views: Views  # masked and corrupted prompts of the current step
 
 
@@ -80,7 +84,8 @@ def furnish(config: RunConfig, world: World) -> Parts:
         needs = needs | strategy.needs()
     needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
     checks = config.check.parity or config.check.image_probe
-    given = frozenset(name for strategy in strategies for name in strategy.gives)
+    verifiers: list[Verifier] = build_all("verifier", config.verifiers)  # type: ignore[assignment]
+    given = frozenset(name for s in strategies for name in s.gives) | {name for v in verifiers for name in v.gives}
     on_policy = train.mini_batches == 1 and train.epochs == 1
     plan = plan_scores(needs, on_policy, given=given)
     first_plan = plan_scores(needs, on_policy, check_mismatch=checks, given=given)
@@ -105,6 +110,10 @@ def furnish(config: RunConfig, world: World) -> Parts:
         temperature=temperature,
         seed=config.run.seed,
     )
+    context = RunContext(policy.tokenizer, Path(config.run.dir), config.run.seed, config.data.media)
+    verifying: Any = Verifying(verifiers if world.writes else [], context)
+    if world.size > 1:
+        verifying = SharedVerifying(verifying, world, bool(verifiers))
     return Parts(
         world=world,
         policy=policy,
@@ -119,6 +128,7 @@ def furnish(config: RunConfig, world: World) -> Parts:
         samples=samples,
         held_out=held_out,
         strategies=strategies,
+        verifying=verifying,
         views=furnish_views(policy, needs.views, config.run.seed),
     )
 

@@ -7,13 +7,19 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mmcredit.rewards.pool import RewardResult
 from mmcredit.rollout.engine import Request, Response
+from mmcredit.verifiers.background import Verified
 
 if TYPE_CHECKING:
     from mmcredit.answers.item import RewardItem
+    from mmcredit.data.sample import Sample
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine, Sampling
+    from mmcredit.rollouts import Rollouts
+    from mmcredit.verifiers.background import Verifying
     from mmcredit.world import World
 
 
@@ -84,4 +90,46 @@ class SharedPool:
 
     def close(self) -> None:
         """Kill the workers."""
+        self.inner.close()
+
+
+class SharedVerifying:
+    """The verifiers of rank 0, asked once for all ranks; their signals reach every rank, verdicts stay with the files."""
+
+    def __init__(self, inner: Verifying, world: World, used: bool) -> None:
+        """`used`: whether the run has verifiers; on other ranks than 0 `inner` holds none."""
+        self.inner, self.world, self.used = inner, world, used
+
+    def __bool__(self) -> bool:
+        return self.used
+
+    def begin(self) -> None:
+        """As `Verifying.begin`."""
+        self.inner.begin()
+
+    def ask(self, rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> None:
+        """As `Verifying.ask`."""
+        self.inner.ask(rollouts, samples, texts)
+
+    def collect(self, rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> Verified:
+        """As `Verifying.collect`, with the same batch on every rank."""
+        own: list[Verified] = []
+
+        def ask() -> dict[str, Any]:
+            own.append(self.inner.collect(rollouts, samples, texts))
+            signals = {n: [str(v.dtype).removeprefix("torch."), v.tolist()] for n, v in own[0].signals.items()}
+            return {"signals": signals, "metrics": own[0].metrics, "spent": own[0].spent, "alarms": own[0].alarms}
+
+        found = self.world.from_first(ask)
+        if own:
+            return own[0]
+        device = rollouts.tokens.device
+        signals = {
+            name: torch.tensor(values, dtype=getattr(torch, dtype), device=device)
+            for name, (dtype, values) in found.pop("signals").items()
+        }
+        return Verified(signals=signals, verdicts={}, **found)
+
+    def close(self) -> None:
+        """As `Verifying.close`."""
         self.inner.close()
