@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def plan(tmp_path: Path, name: str, engine: Any, **changes: Any) -> dict[str, Any]:
     run = {"run__dir": str(tmp_path / name), "run__steps": 2, "train__engine": engine, "checkpoint__final": True}
-    run |= {"train__learning_rate": 1e-4}  # AdamW divides by the gradient: its last digits grow with the rate
+    run |= {"train__learning_rate": 1e-4}
     return settings(tmp_path, **(run | changes))
 
 
@@ -38,8 +38,9 @@ def local(tmp_path: Path, name: str, **changes: Any) -> Path:
     return Path(found["run"]["dir"])
 
 
-def compare(one: Path, other: Path, tolerance: float = 1e-6) -> None:
-    """Metrics and weights of two runs, relative to their size."""
+def compare(one: Path, other: Path, tolerance: float = 1e-6, weights: float = 1e-5) -> None:
+    """Metrics and weights of two runs. AdamW divides a gradient by its size: where that is no more than rounding, a
+    weight may differ by a good part of the learning rate (1e-4) if gradients were added up in another order."""
     for mine, theirs in zip(metrics(one), metrics(other), strict=True):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
@@ -48,7 +49,7 @@ def compare(one: Path, other: Path, tolerance: float = 1e-6) -> None:
     mine, theirs = (load_file(run / "model" / "model.safetensors") for run in (one, other))
     assert mine.keys() == theirs.keys()
     for key, value in mine.items():
-        assert float((value - theirs[key]).abs().max()) < tolerance, (other.name, key)
+        assert float((value - theirs[key]).abs().max()) < weights, (other.name, key)
 
 
 def test_methods_give_the_numbers_of_one_process(tmp_path: Path) -> None:
@@ -70,5 +71,6 @@ def test_zero_stages_give_the_same_weights(tmp_path: Path, ranks: int) -> None:
     stages += [{"deepspeed": {"stage": 3, "offload_optimizer": True}}]
     scenarios = [{"config": plan(tmp_path, f"stage{i}", stage, **mixed)} for i, stage in enumerate(stages)]
     launch(tmp_path / "ranks", scenarios, ranks)
-    for i in range(len(stages)):
-        compare(tmp_path / "local", tmp_path / f"stage{i}")
+    compare(tmp_path / "local", tmp_path / "stage0")
+    for i in range(1, len(stages)):
+        compare(tmp_path / "stage0", tmp_path / f"stage{i}", weights=1e-6)

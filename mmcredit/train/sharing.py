@@ -94,7 +94,7 @@ class SharedPool:
 
 
 class SharedVerifying:
-    """The verifiers of rank 0, asked once for all ranks; their signals reach every rank, verdicts stay with the files."""
+    """The verifiers of rank 0, asked once for all; their signals reach every rank, verdicts stay with the files."""
 
     def __init__(self, inner: Verifying, world: World, used: bool) -> None:
         """`used`: whether the run has verifiers; on other ranks than 0 `inner` holds none."""
