@@ -71,6 +71,7 @@ def train(options: Namespace) -> int:
 def launch(options: Namespace) -> int:
     """Start `mmcredit train` on several processes."""
     run = _load(options)  # a mistake in the config is said once, before anything is started
+    load_now()
     from mmcredit.launch import launch as start
 
     return start(run, options)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from mmcredit.train.watchdog import beat
+from mmcredit.train.watchdog import beat, step_done
 
 if TYPE_CHECKING:
     from mmcredit.evaluate.accuracy import Evaluation
@@ -49,6 +49,7 @@ class Progress:
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is done."""
+        step_done()
         if self._bars is not None:
             self._bars.update(self._main, completed=step + 1)
         now = time.monotonic()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmcredit.world import World
 
+LOADING = 1800.0  # seconds without a sign of life that are borne until the first step is done
 EXIT_CODE = 75  # EX_TEMPFAIL: run it again
 
 
@@ -34,6 +35,7 @@ class Watchdog:
         self.number = 0
         self.depth = 0  # of exchanges that this rank waits in
         self.stage = "start"
+        self.stepped = False  # libraries are loaded and compiled on the way to the end of the first step
         self._ended = threading.Event()
 
     def start(self, world: World) -> None:
@@ -73,6 +75,7 @@ class Watchdog:
         while not self._ended.wait(pause):
             try:
                 own = {"beats": self.beats, "waits": self.depth > 0, "stage": self.stage, "time": time.time()}
+                own["stepped"] = self.stepped
                 store.set(f"rank{rank}", json.dumps(own))
                 if store.check(["verdict"]):
                     _end(rank, self.stage, store.get("verdict").decode())
@@ -87,22 +90,23 @@ class Watchdog:
     def _stalled(self, states: dict[int, dict[str, Any]], seen: dict[int, tuple[str, float]], size: int) -> str | None:
         """What has stalled, if anything has. `seen`: the last sign of each rank, and when it was new here."""
         now = time.monotonic()
+        limit = self.limit if all(s["stepped"] for s in states.values()) else max(self.limit, LOADING)
         idle: list[int] = []
         for rank, state in states.items():
             # A stopped process does not even write that it waits: its own clock stands still.
             sign = json.dumps([state["beats"], state["time"] if state["waits"] else 0])
             if seen.get(rank, ("", 0.0))[0] != sign:
                 seen[rank] = (sign, now)
-            elif now - seen[rank][1] > self.limit:
+            elif now - seen[rank][1] > limit:
                 idle.append(rank)
         beats = "all", json.dumps([state["beats"] for state in states.values()])
         if seen.get(-1, ("", 0.0))[0] != beats[1]:
             seen[-1] = (beats[1], now)
         if idle:
             where = ", ".join(f"rank {r} in stage {states[r]['stage']!r}" for r in idle)
-            return f"{where} showed no progress for {self.limit:g} s; the run goes on with --resume"
-        if len(states) == size and now - seen[-1][1] > self.limit and all(s["waits"] for s in states.values()):
-            return f"all ranks have waited for each other for {self.limit:g} s; the run goes on with --resume"
+            return f"{where} showed no progress for {limit:g} s; the run goes on with --resume"
+        if len(states) == size and now - seen[-1][1] > limit and all(s["waits"] for s in states.values()):
+            return f"all ranks have waited for each other for {limit:g} s; the run goes on with --resume"
         return None
 
 
@@ -114,6 +118,12 @@ def beat(stage: str | None = None) -> None:
     """A sign of life of this process, if it is watched."""
     for watchdog in current:
         watchdog.beat(stage)
+
+
+def step_done() -> None:
+    """This process has finished a step."""
+    for watchdog in current:
+        watchdog.stepped = True
 
 
 def stop() -> None:
