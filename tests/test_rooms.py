@@ -17,11 +17,12 @@ BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
 ROOMS: dict[str, str] = {
     # shared ground
     "compat": "",
-    "components": "",
+    "components": "reflow",
     "config_files": "components",
     "deferred": "",
     "intervals": "",
     "rollouts": "",
+    "reflow": "",
     "seeds": "",
     "state_tree": "",
     "version": "",
@@ -49,7 +50,8 @@ ROOMS: dict[str, str] = {
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "commands": f"{BELOW_TRAIN} deferred diagnose replay train",
-    "cli": f"{GROUND} commands deferred",
+    "usage": "",  # what every --help ends with
+    "cli": f"{GROUND} commands deferred usage",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
 OUTSIDE = ("prm", "video")  # they import mmcredit
