@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import __version__, commands
+from mmcredit import commands
 from mmcredit.deferred import defer
+from mmcredit.version import __version__
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

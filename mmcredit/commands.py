@@ -89,7 +89,7 @@ def evaluate(options: Namespace) -> int:
         return command.run(run, options, console, _bar)
     chosen.take(run, options)
     _quiet_libraries()
-    from mmcredit.evaluate.standalone import evaluate_model
+    from mmcredit.evaluate.held_out import evaluate_model
 
     with _bar("answers to held-out questions") as advance:
         found, rows = evaluate_model(run, advance)

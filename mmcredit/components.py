@@ -37,7 +37,7 @@ HOMES: dict[str, str] = {
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
-    "benchmark": "mmcredit.data.benchmarks",
+    "benchmark": "mmcredit.evaluate.benchmarks.sets",
 }
 
 

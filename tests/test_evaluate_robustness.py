@@ -15,11 +15,11 @@ import torch
 from policy_cases import make_policy, sample, samples
 
 from mmcredit.corruptions import Suite, operator
-from mmcredit.data.benchmarks.scoring import Score
 from mmcredit.data.sample import Media, Sample
-from mmcredit.evaluate.answers import CLEAN, Answer, Cell, Skipped, answer_cells, shown_in
-from mmcredit.evaluate.intervals import proportion
-from mmcredit.evaluate.robustness import evaluate_cells, robustness_table
+from mmcredit.evaluate.ask.cells import CLEAN, Answer, Cell, Skipped, answer_cells, shown_in
+from mmcredit.evaluate.benchmarks.scoring import Score
+from mmcredit.evaluate.judge.robustness import evaluate_cells, robustness_table
+from mmcredit.intervals import proportion
 from mmcredit.policy.pixels import Pixels
 from mmcredit.policy.vision import items
 from mmcredit.rollout.engine import Sampling

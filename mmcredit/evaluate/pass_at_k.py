@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmcredit.evaluate.intervals import Interval, proportion
+from mmcredit.intervals import Interval, proportion
 
 RESAMPLES = 10_000
 

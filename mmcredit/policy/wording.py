@@ -34,6 +34,11 @@ def as_read(prompt: Prompt, tokenizer: Any) -> str:
     return "".join(pieces)
 
 
+def text_of(prompt: Prompt, tokenizer: Any) -> str:
+    """The text of a prompt, special tokens spelled out, without its visual tokens."""
+    return tokenizer.decode(prompt.tokens[~prompt.visual].tolist(), skip_special_tokens=False)
+
+
 def _kinds(prompt: Prompt) -> str:
     kinds = {m.kind for m in prompt.sample.media} if prompt.sample is not None else set()
     return " or ".join(sorted(kinds)) or "media"

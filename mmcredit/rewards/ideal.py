@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import extract
+from mmcredit.answers.extract import extract
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.references import ANSWERS_KEY, references
+from mmcredit.rewards.base import Reward
 from mmcredit.rewards.format import Format
-from mmcredit.rewards.references import ANSWERS_KEY, references
 
 _THOUGHT = "The question asks for one thing, and it follows."  # no number, capital or mark that could be an answer
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from mmcredit.components import build_all
 
-if TYPE_CHECKING:
-    from mmcredit.config import RunConfig
+
+class Run(Protocol):
+    """The block of a run config that is looked at."""
+
+    rollout: Any
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,13 @@ class Volume:
         return replace(self, lines=(*self.lines, line))
 
 
-def plain(run: RunConfig) -> Volume:
+def plain(run: Run) -> Volume:
     """A step without strategies: every prompt `rollout.group` times."""
     prompts, rows, limit = run.rollout.prompts, run.rollout.prompts * run.rollout.group, _limit(run)
     return Volume(prompts, prompts, rows, rows, rows * limit, rows, prompts, limit)
 
 
-def sampled(run: RunConfig) -> Volume:
+def sampled(run: Run) -> Volume:
     """A step of `run` with all its strategies."""
     volume = plain(run)
     for strategy in reversed(build_all("strategy", run.rollout.strategies)):
@@ -86,5 +89,5 @@ def tree_size(branching: Sequence[int], limit: int, segment: int, trees: int, ma
     return segments, front, tokens
 
 
-def _limit(run: RunConfig) -> int:
+def _limit(run: Run) -> int:
     return run.rollout.sampling.max_new_tokens

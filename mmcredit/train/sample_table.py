@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
-from mmcredit.evaluate.accuracy import last_text
+from mmcredit.data.sample import last_text
 from mmcredit.report.pieces import token_pieces
 from mmcredit.report.samples import MediaStore, SampleRow
 from mmcredit.rollouts import Credit, Rollouts

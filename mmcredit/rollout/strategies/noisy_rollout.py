@@ -12,12 +12,11 @@ from pydantic import Field, PrivateAttr
 from mmcredit.components import register
 from mmcredit.corruptions.operators.noise import DIFFUSION_STEPS, DiffusionNoise
 from mmcredit.rollout.batch import Ask
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmcredit.config import RunConfig
     from mmcredit.policy.pixels import Pixels
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Batch
@@ -57,11 +56,11 @@ class NoisyRollout(Strategy):
 
     _pixels: Pixels | None = PrivateAttr(None)
 
-    def volume(self, inner: Volume, run: RunConfig) -> Volume:
+    def volume(self, inner: Volume, run: Run) -> Volume:
         noisy = run.rollout.group // 2 if self.noisy is None else self.noisy
         return inner.noting(f"{self.name}: {noisy} of {run.rollout.group} responses are sampled from a noised image")
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         if self.noisy is not None and self.noisy > run.rollout.group:
             raise ValueError(f"noisy_rollout: noisy={self.noisy} exceeds rollout.group={run.rollout.group}")
 

@@ -9,14 +9,13 @@ import torch
 from pydantic import Field
 
 from mmcredit.components import register
-from mmcredit.rollout.continuations import State, monte_carlo
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.continuations import State, monte_carlo
 from mmcredit.rollout.volume import chain_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import RunConfig
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.volume import Volume
 
@@ -61,14 +60,14 @@ class SPOChainContinuations(Strategy):
         0.0, allow_inf_nan=False, description="reward of what the length limit stopped; null = as judged"
     )
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         if run.rollout.sampling.min_new_tokens:
             raise ValueError(
                 f"rollout.sampling.min_new_tokens is {run.rollout.sampling.min_new_tokens}, but continuations of "
                 "strategy 'spo_chain' would count it from their prefix on; set it to 0"
             )
 
-    def volume(self, inner: Volume, run: RunConfig) -> Volume:
+    def volume(self, inner: Volume, run: Run) -> Volume:
         states, tokens = chain_tokens(inner.row_tokens, self.interval, self.max_boundaries)
         most = inner.rows * states * self.samples
         line = (

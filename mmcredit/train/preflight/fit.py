@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from mmcredit.components import Component, Needs, build, build_all
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmcredit.config import RunConfig
     from mmcredit.policy.policy import Policy
+    from mmcredit.policy.prompt import Prompt
 
 IMAGE_VIEWS = ("blind", "masked", "corrupted")  # views that change what is seen of the media, and nothing else
 
@@ -58,6 +61,12 @@ def model_words(config: RunConfig, policy: Policy) -> list[str]:
             "change nothing; take it out, or set model.path to a vision-language model"
         )
     return words
+
+
+def first_words(config: RunConfig, policy: Policy, prompts: Sequence[Prompt]) -> list[str]:
+    """Both kinds of sentences about the first prompts of a run."""
+    seen = sum(bool(prompt.media_keys) for prompt in prompts)
+    return model_words(config, policy) + media_words(config, policy, seen, len(prompts), "the first step")
 
 
 def media_words(config: RunConfig, policy: Policy, with_media: int, total: int, where: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmcredit.prepare import held_out_samples, load_samples, make_pool
 from mmcredit.rollout.volume import Volume, sampled
 from mmcredit.train.preflight import fit, memory
 from mmcredit.train.preflight.activations import measure
@@ -15,7 +16,6 @@ from mmcredit.train.preflight.machine import MIB, Free, free_memory, held_memory
 from mmcredit.train.preflight.memory import Estimate, Remedy
 from mmcredit.train.preflight.payment import Payment, pay
 from mmcredit.train.preflight.samples import SetReport, read_set
-from mmcredit.train.setup import held_out_samples, load_samples, make_pool
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig

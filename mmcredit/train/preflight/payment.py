@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmcredit.evaluate.accuracy import last_text
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.answers.item import RewardItem
+from mmcredit.data.sample import last_text
+from mmcredit.rewards.base import Reward
 from mmcredit.rewards.format import Format
 from mmcredit.rewards.ideal import USUAL, ideal_responses, judges, wrapping
 
