@@ -104,8 +104,8 @@ def main() -> None:
         "# Memory: what `mmcredit check` expects, and the peak of the run\n\n"
         f"{machine()}\n\n"
         f"MiB. {options.steps} steps of the named config, 64 held-out questions before and after, the model saved at "
-        "the end; fresh processes, one thread. The estimate is an upper bound by intent: it takes every response at its "
-        "length limit and every prompt as long as the longest.\n\n"
+        "the end; fresh processes, one thread. The estimate is an upper bound by intent: it takes every response at "
+        "its length limit and every prompt as long as the longest.\n\n"
         "| run | estimate | peak of the resident set | estimate / peak - 1 | largest moment, of what |\n"
         "|---|---|---|---|---|\n" + "\n".join(lines) + "\n",
         encoding="utf-8",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mmcredit.train.progress import Progress
     from mmcredit.train.prompts import PromptStream
     from mmcredit.train.setup import Parts
+    from mmcredit.verifiers.base import Verdict
 
 
 class SamplingStage:
@@ -57,6 +58,8 @@ class SamplingStage:
         self.step = 0
         self.notes: dict[str, float] = {}
         self.reward_counts: dict[str, float] = {}
+        self.verify_metrics: dict[str, float] = {}
+        self.verdicts: Mapping[str, Sequence[Verdict]] = {}  # of the last batch, by verifier
         self._asked = 0  # prompts asked in this step: enters the seeds, so that no two asks share one
 
     @property
@@ -72,6 +75,7 @@ class SamplingStage:
     def run(self, step: int) -> Batch:
         """Prompts, responses and rewards of one step. Raises RuntimeError if the strategies leave no response."""
         self.step, self.notes, self.reward_counts, self._asked = step, {}, {}, 0
+        self.parts.verifying.begin()
         asks = self.asks(self.take(self.config.rollout.prompts))
         if step == 0:
             for sentence in first_words(self.config, self.policy, [ask.prompt for ask in asks]):
@@ -84,6 +88,21 @@ class SamplingStage:
         prompts = [text_of(prompt, self.policy.tokenizer) for prompt in batch.prompts]
         self.reward_counts |= answer_metrics(self.parts.pool, batch.texts, prompts, batch.rollouts.reward_parts)
         return batch
+
+    def verified(self, batch: Batch, rollouts: Rollouts) -> Rollouts:
+        """The scored batch with the signals of the run's verifiers; waits for their answers."""
+        verifying = self.parts.verifying
+        if not verifying:
+            return rollouts
+        with self.costs.stage("verify"):
+            self.bar.stage("verify")
+            found = verifying.collect(rollouts, batch.samples, batch.texts)
+        self.costs.add("verify", **found.spent)
+        self.verdicts = found.verdicts
+        self.verify_metrics = {**found.metrics, **{f"cost/verify_{k}": value for k, value in found.spent.items()}}
+        for message in found.alarms:
+            self._event(message, "alarm", "warning")
+        return rollouts.with_signals(found.signals)
 
     def observe(self, rollouts: Rollouts) -> None:
         """Show the scored batch to the strategies."""
@@ -154,6 +173,7 @@ class SamplingStage:
             rewards=torch.tensor(total, dtype=torch.float32),
             reward_parts={k: torch.tensor(v, dtype=torch.float32) for k, v in parts.items()},
         )
+        self.parts.verifying.ask(rollouts, samples, texts)
         return Batch(samples, prompts, rollouts.to(self.policy.device), texts)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Response]:

@@ -23,6 +23,8 @@ from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
 from mmcredit.train.local import LocalEngine
 from mmcredit.train.update import Updater, signals_for_update
+from mmcredit.verifiers.background import Verifying
+from mmcredit.verifiers.base import RunContext
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine
     from mmcredit.rollout.strategies.base import Strategy
+    from mmcredit.verifiers.base import Verifier
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Parts:
     samples: Sequence[Sample]
     held_out: Sequence[Sample]
     strategies: list[Strategy]  # around plain sampling, outermost first
+    verifying: Verifying  # the run's verifiers, asked beside the step
     views: Views  # masked and corrupted prompts of the current step
 
 
@@ -88,7 +92,8 @@ def furnish(config: RunConfig) -> Parts:
         needs = needs | strategy.needs()
     needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
     checks = config.check.parity or config.check.image_probe
-    given = frozenset(name for strategy in strategies for name in strategy.gives)
+    verifiers: list[Verifier] = build_all("verifier", config.verifiers)  # type: ignore[assignment]
+    given = frozenset(name for s in strategies for name in s.gives) | {name for v in verifiers for name in v.gives}
     plan = plan_scores(needs, updater.on_policy, given=given)
     first_plan = plan_scores(needs, updater.on_policy, check_mismatch=checks, given=given)
     views = {*plan.views, *(p.view for p in updater.passes)}
@@ -107,6 +112,9 @@ def furnish(config: RunConfig) -> Parts:
         samples=samples,
         held_out=held_out,
         strategies=strategies,
+        verifying=Verifying(
+            verifiers, RunContext(policy.tokenizer, Path(config.run.dir), config.run.seed, config.data.media)
+        ),
         views=furnish_views(policy, needs.views, config.run.seed),
     )
 
