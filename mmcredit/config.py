@@ -100,6 +100,7 @@ class CheckBlock(Block):
     image_probe: bool = Field(True, description="check at the first step that hiding the image moves the log-probs")
     min_image_sensitivity: float = Field(1e-6, ge=0, description="mean |change| of a log-prob when the image is hidden")
     zero_signal_alarm: float = Field(0.9, gt=0, le=1, description="share of groups without signal that raises an alarm")
+    alarm_every: int = Field(50, ge=1, description="steps after which an alarm whose cause comes back is said again")
     stuck_reward_steps: int = Field(50, ge=2, description="steps of one constant mean reward that raise an alarm")
     max_reward_error_share: float = Field(0.2, gt=0, le=1, description="share of reward errors that stops the run")
 
