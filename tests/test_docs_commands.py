@@ -1,4 +1,4 @@
-"""Every command and program of README.md and docs/*.md is run, in reading order, in one folder; the help's are theirs."""
+"""Every command and program of README.md and docs/*.md is run, in reading order, in one folder."""
 
 import argparse
 import json
