@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmcredit.config import RunConfig
 
 console = Console()
+PAGE_WIDTH = 116  # columns: longer lines are hard to read, and the formulas of the pages fit
 
 
 def _load(options: Namespace) -> RunConfig:
@@ -182,7 +183,9 @@ def methods(options: Namespace) -> int:
             every = [name for kind in kinds for name in components.names(kind)]
             raise ValueError(f"no component {options.name!r}; {components.nearest(options.name, every)}")
         for cls in found:
-            console.print(components.page(cls), highlight=False, markup=False)
+            console.print(
+                components.page(cls, min(console.width, PAGE_WIDTH)), highlight=False, markup=False, soft_wrap=True
+            )
         return 0
     for kind in kinds:
         names = components.names(kind)

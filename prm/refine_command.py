@@ -25,6 +25,7 @@ from mmcredit.verifiers.base import RunContext
 from prm.checking import SpanSettings
 from prm.components import PerceptionVerifier
 from prm.refine import RefineSettings
+from prm.rows import ROWS, SETTINGS, SUMMARY, TRACES, read_rows
 from prm.spans import INFERENCE
 from prm.strategies import STRATEGIES, EngineWriter, Plan, Result, as_row, run_plan
 from prm.verifier import query_of
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from mmcredit.rewards.pool import RewardPool
 
-ROWS, TRACES, SETTINGS, SUMMARY = "refine.jsonl", "traces.jsonl", "settings.json", "summary.json"
 console = Console()
 
 
@@ -232,24 +232,6 @@ def _write_rows(
 
 def _texts(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(result.text for result in results))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON lines file; a last line that a kill cut off is removed. Raises ValueError for any other."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines):
-        if not line:
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines) - 1:
-                raise ValueError(f"{path}, line {number + 1}: not JSON; remove the line or the folder") from None
-            path.write_text("".join(each + "\n" for each in lines[:number]), encoding="utf-8")
-    return rows
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample, last_text
+from prm.rows import TRACES, read_rows
 
 COLORS = ("#444444", "#1f77b4", "#2ca02c", "#d62728", "#9467bd", "#ff7f0e", "#8c564b")
 WIDTH, HEIGHT, MARGIN = 860, 420, 60
@@ -87,8 +88,6 @@ def plot(summary: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _traces(folder: Path, samples: Mapping[str, Sample], limits: MediaLimits, most: int) -> list[dict[str, Any]]:
-    from prm.refine_command import TRACES, read_rows
-
     rows = [row for row in read_rows(folder / TRACES) if row["id"] in samples]
     rows.sort(key=lambda row: not any(cycle["cut"] is not None for cycle in row["cycles"]))
     found = []

@@ -6,17 +6,18 @@ import json
 
 import pytest
 import yaml
+from prm.answers import answer_key, fewest_flags, majority
+from prm.parse import Verification, failed
+from prm.refine import RefineSettings, Written
+from prm.refine_command import summarise
+from prm.refine_page import plot
+from prm.rows import read_rows
+from prm.strategies import STRATEGIES, Plan, run_plan
+from prm.verifier import Query, ScriptedVerifier
 from runs import settings
 from test_prm_refine import Characters
 
 from mmcredit import cli
-from prm.answers import answer_key, fewest_flags, majority
-from prm.parse import Verification, failed
-from prm.refine import RefineSettings, Written
-from prm.refine_command import read_rows, summarise
-from prm.refine_page import plot
-from prm.strategies import STRATEGIES, Plan, run_plan
-from prm.verifier import Query, ScriptedVerifier
 
 
 @pytest.mark.parametrize(

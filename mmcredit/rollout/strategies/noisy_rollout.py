@@ -31,7 +31,10 @@ class NoisyRollout(Strategy):
 
     Noise of diffusion step k on [0,1] pixels: clip(sqrt(a_k) x + sqrt(1 - a_k) N(0,1), 0, 1), see corruption
     `diffusion_noise`. k = int(alpha * decay), annealed over the run, with p = (step + 1)/T, step from 0:
-      sigmoid  1 - 1/(1 + exp(-lam (p - mid)))     linear  1 - p     power  1 - p^c     exp  1 - c^(T (1 - p))
+      sigmoid  1 - 1/(1 + exp(-lam (p - mid)))
+      linear   1 - p
+      power    1 - p^c
+      exp      1 - c^(T (1 - p))
     k = 0 still adds noise of 0.0047.
 
     Source: arXiv 2504.13055 and its code; Geometry3K setting (alpha 500, lam 30, mid 40 of 60 steps; on K12 450, 60 and
