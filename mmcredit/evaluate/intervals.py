@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Z95 = 1.959964
+from mmcredit.score_interval import Z95, score_interval
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ def proportion(correct: int, n: int) -> Interval:
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def paired_gain(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Mean of after - before over the same items, with a normal interval of the paired differences.
+def paired_gain(before: Sequence[float], after: Sequence[float], answers: int = 1) -> Interval:
+    """Mean of after - before over the same items (values within 0..1), with the score interval of the differences.
 
-    Pairing removes the spread between easy and hard items, which both runs share. Raises ValueError for lists that
-    differ in length or are empty.
+    Pairing removes the spread between easy and hard items, which both runs share. For right or wrong answers it is the
+    interval of Tango (1998) for paired proportions: where no answer changed in 200, -1.9 to +1.9 points and not none.
+    Values that are shares of several `answers` move in smaller steps and scatter less: see `score_interval`. Raises
+    ValueError for lists that differ in length or are empty.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"a paired gain needs the same items twice, got {len(before)} and {len(after)}")
     n = len(before)
     differences = [b - a for a, b in zip(before, after, strict=True)]
-    mean = sum(differences) / n
-    variance = sum((d - mean) ** 2 for d in differences) / max(1, n - 1)
-    half = Z95 * math.sqrt(variance / n)
-    return Interval(mean, mean - half, mean + half, n)
+    low, high = score_interval(differences, -1.0, 1.0, 1 / answers)
+    return Interval(sum(differences) / n, low, high, n)
