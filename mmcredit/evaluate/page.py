@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 MEANING = (
     (
         "interval",
-        "95 %. Score intervals over the questions: Wilson's for right or wrong, its generalisation for shares of several "
-        "answers; bootstrap for ratios",
+        "95 %. Score intervals over the questions: Wilson's for right or wrong, its generalisation for shares of "
+        "several answers; bootstrap for ratios",
     ),
     (
         "several attempts",
