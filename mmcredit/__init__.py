@@ -7,13 +7,13 @@ first use, so that ``mmcredit --help`` and config checks do not pay for loading 
 from typing import TYPE_CHECKING, Any
 
 from mmcredit import compat as compat  # before anything imports torchvision
+from mmcredit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mmcredit.credit import assign_credit
     from mmcredit.objective import Objective
     from mmcredit.rollouts import Credit, Rollouts
 
-__version__ = "0.1.0"
 __all__ = ["Credit", "Objective", "Rollouts", "assign_credit"]
 
 _HOME = {

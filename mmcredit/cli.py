@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import __version__, commands
+from mmcredit import commands, usage
 from mmcredit.deferred import defer
+from mmcredit.version import __version__
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
 def parser() -> ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="mmcredit", description="RL for vision-language models, with credit as an object"
+        prog="mmcredit",
+        description="Reinforcement learning for vision-language and text models from verifiable rewards, with credit "
+        "as an object: which token gets how much of the reward.",
     )
     top.add_argument("--version", action="version", version=f"mmcredit {__version__}")
     actions = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = actions.add_parser("train", help="train a model with RL", description="Train a model as CONFIG says.")
+    train = actions.add_parser(
+        "train",
+        help="train a model with RL",
+        description="Train a model as CONFIG says: evaluate, train, evaluate again, write the report.",
+    )
     _config(train)
     train.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
     train.add_argument("--dry-run", action="store_true", help="check the config and print it resolved; loads no torch")
@@ -36,29 +43,42 @@ def parser() -> ArgumentParser:
     check = actions.add_parser(
         "check",
         help="preflight: what a run would drop, need, and trip over",
-        description="Read samples through the real processor; print what would be dropped and why.",
+        description="Read samples through the real processor, without training; print what would be dropped and why, "
+        "and the memory that a run would need. The exit code is 1 where the run would be refused.",
     )
     _config(check)
     check.add_argument("--samples", type=int, default=200, metavar="N", help="samples to read (default 200)")
     check.set_defaults(run=commands.check)
 
     methods = actions.add_parser(
-        "methods", help="credit methods and parts of the loss", description="List components, or print one's page."
+        "methods",
+        help="list credit methods, parts of the loss, rewards, sources, ...; or the page of one",
+        description="List what can be named in a config, by kind and with a line on each; or print the page of one: "
+        "equation, source, differences from the paper, fields with their defaults.",
     )
-    methods.add_argument("name", nargs="?", help="a method or part")
-    methods.add_argument("--kind", help="only this kind (credit, ratio, aggregate, reward, source, ...)")
+    methods.add_argument("name", metavar="NAME", nargs="?", help="print the page of this one")
+    methods.add_argument(
+        "--kind", metavar="KIND", help="only this kind (credit, ratio, aggregate, reward, source, ...)"
+    )
     _plugins(methods)
     methods.set_defaults(run=commands.methods)
 
     corruptions = actions.add_parser(
-        "corruptions", help="contact sheet of image corruptions", description="Show IMAGE under every corruption."
+        "corruptions",
+        help="contact sheet of image corruptions",
+        description="Draw IMAGE under every corruption at severities 1 to 5.",
     )
     corruptions.add_argument("image", metavar="IMAGE", type=Path, help="image file")
     corruptions.add_argument("-o", "--output", type=Path, default=Path("sheet.png"), help="sheet (default sheet.png)")
-    corruptions.add_argument("--seed", type=int, default=0)
+    corruptions.add_argument("--seed", type=int, default=0, metavar="N", help="of the random ones (default 0)")
     corruptions.set_defaults(run=commands.corruptions)
 
-    report = actions.add_parser("report", help="write a run's report.html", description="Write RUN/report.html.")
+    report = actions.add_parser(
+        "report",
+        help="write a run's report.html",
+        description="Write RUN/report.html, one page that works offline: curves, held-out accuracy, samples with the "
+        "credit of each token, cost, config. A run that is still going on can be looked at, too.",
+    )
     report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
     report.set_defaults(run=commands.report)
 
@@ -89,6 +109,7 @@ def parser() -> ArgumentParser:
     replay.add_argument("-o", "--output", type=Path, help="folder of the results (default ROLLOUTS/replay)")
     _plugins(replay)
     replay.set_defaults(run=commands.replay)
+    usage.finish(top)
     return top
 
 
@@ -168,7 +189,12 @@ def _diagnose(actions: Any) -> None:
                 "--earlier", action="append", default=[], metavar="PATH", help="a checkpoint on the way; repeatable"
             )
         else:
-            kind.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+            kind.add_argument(
+                "--direction",
+                choices=("forward", "backward", "both"),
+                default="both",
+                help="forward: the base writes; backward: the trained model writes (default both)",
+            )
             kind.add_argument("--threshold", type=float, default=0.1, metavar="EPS", help="of JS, nats (default 0.1)")
             kind.add_argument(
                 "--budgets", default="0,1,2,4,8,all", metavar="B,...", help="interventions (default 0,1,2,4,8,all)"

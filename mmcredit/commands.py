@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmcredit.config import RunConfig
 
 console = Console()
+PAGE_WIDTH = 116  # columns: longer lines are hard to read, and the formulas of the pages fit
 
 
 def _load(options: Namespace) -> RunConfig:
@@ -89,7 +90,7 @@ def evaluate(options: Namespace) -> int:
         return command.run(run, options, console, _bar)
     chosen.take(run, options)
     _quiet_libraries()
-    from mmcredit.evaluate.standalone import evaluate_model
+    from mmcredit.evaluate.held_out import evaluate_model
 
     with _bar("answers to held-out questions") as advance:
         found, rows = evaluate_model(run, advance)
@@ -141,8 +142,8 @@ def check(options: Namespace) -> int:
         raise ValueError(f"--samples must be at least 1, got {options.samples}")
     _quiet_libraries()
     from mmcredit.policy.policy import Policy
+    from mmcredit.prepare import load_samples
     from mmcredit.train.preflight import look
-    from mmcredit.train.setup import load_samples
 
     with console.status("loading the model and the data"):
         policy = Policy.load(run.model, media_limits=run.data.media)
@@ -182,7 +183,9 @@ def methods(options: Namespace) -> int:
             every = [name for kind in kinds for name in components.names(kind)]
             raise ValueError(f"no component {options.name!r}; {components.nearest(options.name, every)}")
         for cls in found:
-            console.print(components.page(cls), highlight=False, markup=False)
+            console.print(
+                components.page(cls, min(console.width, PAGE_WIDTH)), highlight=False, markup=False, soft_wrap=True
+            )
         return 0
     for kind in kinds:
         names = components.names(kind)

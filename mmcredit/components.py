@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mmcredit.reflow import reflow
 from mmcredit.yaml_values import typed_fields
 
 ENTRY_POINT_GROUP = "mmcredit.components"
@@ -39,7 +40,8 @@ HOMES: dict[str, str] = {
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
-    "benchmark": "mmcredit.data.benchmarks",
+    "benchmark": "mmcredit.evaluate.benchmarks.sets",
+    "verifier": "mmcredit.verifiers",
 }
 
 
@@ -262,12 +264,14 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     return list(current.model_fields)
 
 
-def page(cls: type[Component]) -> str:
-    """A component's page: its docstring, then its fields with defaults and meaning."""
-    lines = [f"{cls.name} ({cls.kind}, {cls.__module__})", "", inspect.cleandoc(cls.__doc__ or ""), ""]
-    if cls.model_fields:
-        lines.append("Fields")
-        for key, info in cls.model_fields.items():
-            default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
-            lines.append(f"  {key} = {default}" + (f"  {info.description}" if info.description else ""))
-    return "\n".join(lines)
+def page(cls: type[Component], width: int | None = None) -> str:
+    """A component's page: its docstring, then its fields with defaults and meaning; filled to `width` columns."""
+    about = inspect.cleandoc(cls.__doc__ or "")
+    fields = []
+    for key, info in cls.model_fields.items():
+        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        fields.append(f"  {key} = {default}" + (f"  {info.description}" if info.description else ""))
+    listed = "\n".join(["Fields", *fields] if fields else [])
+    if width is not None:
+        about, listed = reflow(about, width), reflow(listed, width)
+    return "\n".join([f"{cls.name} ({cls.kind}, {cls.__module__})", "", about, "", listed]).rstrip()

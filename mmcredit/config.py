@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmcredit import yaml_values
-from mmcredit.components import build, build_all, component_class, explain, lookup, names, nearest
+from mmcredit.components import Needs, build, build_all, component_class, explain, lookup, names, nearest
 from mmcredit.config_files import find, lay_over, override, read_yaml
 from mmcredit.data.media import MediaLimits
 from mmcredit.policy.config import ModelConfig
@@ -167,6 +167,9 @@ class RunConfig(Block):
     rollout: RolloutBlock = Field(default_factory=RolloutBlock)
     rewards: list[Annotated[Entry, Kind("reward")]] = Field(min_length=1)
     reward_workers: RewardWorkerBlock = Field(default_factory=lambda: RewardWorkerBlock())
+    verifiers: list[Annotated[Entry, Kind("verifier")]] = Field(
+        default_factory=list, description="judges of spans, asked beside the step"
+    )
     credit: list[Annotated[Entry, Kind("credit")]] = Field(["grpo"])
     objective: ObjectiveBlock = Field(default_factory=ObjectiveBlock)
     train: TrainBlock = Field(default_factory=TrainBlock)
@@ -218,9 +221,16 @@ class RunConfig(Block):
                     f"rollout.strategies: {strategy.name!r} does the sampling itself and must stand last; "
                     f"{strategies[place].name!r} after it would never run"
                 )
+        self._verifiers(needs, given)
         for signal in (*needs.signals, *self.log.signals):
             if signal in given or signal in names("signal"):
                 continue
+            judges = [name for name in names("verifier") if signal in lookup("verifier", name).gives]  # type: ignore[attr-defined]
+            if judges:
+                raise ValueError(
+                    f"signal {signal!r} is needed, which a verifier gives: add one to verifiers (known: "
+                    f"{', '.join(judges)})"
+                )
             makers = [name for name in names("strategy") if signal in lookup("strategy", name).gives]  # type: ignore[attr-defined]
             if makers:
                 raise ValueError(
@@ -234,6 +244,21 @@ class RunConfig(Block):
                 raise ValueError(f"a component reads reward part {part!r}; this run has {sorted(reward_names)}")
         if needs.segments and "segments" not in given:
             raise ValueError("a credit method reads segments, but no rollout strategy of this run produces them")
+
+    def _verifiers(self, needs: Needs, given: set[str]) -> None:
+        """Add what the run's verifiers give to `given`: each signal once, with the settings that are needed."""
+        for verifier in build_all("verifier", self.verifiers):
+            for signal in verifier.gives:  # type: ignore[attr-defined]
+                if signal in given:
+                    raise ValueError(f"verifiers: {verifier.name!r} gives signal {signal!r}, which is there already")
+                given.add(signal)
+                for key, wanted in needs.settings.get(signal, {}).items():
+                    if getattr(verifier, key, wanted) != wanted:
+                        raise ValueError(
+                            f"a component needs signal {signal!r} with {key}={wanted!r}, but verifier "
+                            f"{verifier.name!r} has {getattr(verifier, key)!r}; write {{{verifier.name}: "
+                            f"{{{key}: {wanted}}}}} in verifiers"
+                        )
 
     def build_objective(self) -> Any:
         """The objective, with the run's response limit where an aggregate wants it."""

@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build
-from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.equality.clean import clean
 from mmcredit.rewards.equality.kinds import read
 

@@ -86,8 +86,8 @@ def cell(task: str, method: str, seed: int, options: argparse.Namespace) -> dict
 
 def answers(trainer: Any, pool: Any, suite: Any) -> dict[str, dict[str, list[float]]]:
     """Right (1) or wrong (0) per held-out question, by split and cell: the same pixels for every method."""
-    from mmcredit.evaluate.robustness import evaluate_cells, reward_judge
-    from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
+    from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
+    from mmcredit.evaluate.judge.robustness import evaluate_cells, reward_judge
 
     config, parts = trainer.config, trainer.parts
     cells = {split: suite.cells(split) for split in ("seen", "unseen")}

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mmcredit.components import build
-from mmcredit.data.benchmarks.base import Benchmark
-from mmcredit.data.benchmarks.referee import Referee
-from mmcredit.data.benchmarks.scoring import Scored
 from mmcredit.data.sample import Sample
+from mmcredit.evaluate.benchmarks.base import Benchmark
+from mmcredit.evaluate.benchmarks.referee import Referee
+from mmcredit.evaluate.benchmarks.scoring import Scored
 
 
 def png(value: int = 0, size: tuple[int, int] = (8, 8)) -> bytes:

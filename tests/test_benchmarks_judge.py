@@ -14,8 +14,9 @@ import benchmark_rows as rows
 import pytest
 from benchmark_rows import load, results
 
-from mmcredit.data.benchmarks.judge import Judge, JudgeConfig
-from mmcredit.data.benchmarks.referee import Ask, Referee
+from mmcredit.evaluate.benchmarks.judge import Judge, JudgeConfig
+from mmcredit.evaluate.benchmarks.referee import Referee
+from mmcredit.evaluate.benchmarks.steps import Ask
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import pytest
 from benchmark_rows import jsonl, layout, parquet, png
 
 from mmcredit.components import build, names
-from mmcredit.data.benchmarks.base import BOXED, Benchmark
-from mmcredit.data.benchmarks.limited import limited
 from mmcredit.data.benchmarks.samples import BenchmarkSamples
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample
+from mmcredit.evaluate.benchmarks.base import BOXED, Benchmark
+from mmcredit.evaluate.benchmarks.limited import limited
 
 SHARD = "-00000-of-00001.parquet"
 

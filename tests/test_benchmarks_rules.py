@@ -5,23 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmcredit.data.benchmarks.base import without_thinking
-from mmcredit.data.benchmarks.dynamath import authors_answer, authors_right, between_braces, parsed, short_answer
-from mmcredit.data.benchmarks.hallusionbench import HallusionBench
-from mmcredit.data.benchmarks.logicvista import by_rule as logicvista_rule
-from mmcredit.data.benchmarks.logicvista import sorted_letters
-from mmcredit.data.benchmarks.mathvision import cleaned, extracted
-from mmcredit.data.benchmarks.mathvista import by_rule as mathvista_rule
-from mmcredit.data.benchmarks.mathvista import normalised
-from mmcredit.data.benchmarks.referee import Referee, drive
-from mmcredit.data.benchmarks.rules import boxed
-from mmcredit.data.benchmarks.rules.edit_distance import levenshtein, nearest_choice
-from mmcredit.data.benchmarks.rules.options import lmms, mmmu, mmmu_pro, unwrapped, vlmeval
-from mmcredit.data.benchmarks.rules.short_answers import mmmu_open, mmmu_open_right, pope, relaxed, yes_no
-from mmcredit.data.benchmarks.wemath import answer_letter, split_options
+from mmcredit.answers.prm_grade import boxed_content, text_verdict
+from mmcredit.evaluate.benchmarks.base import without_thinking
+from mmcredit.evaluate.benchmarks.referee import Referee, drive
+from mmcredit.evaluate.benchmarks.rules import boxed
+from mmcredit.evaluate.benchmarks.rules.edit_distance import levenshtein, nearest_choice
+from mmcredit.evaluate.benchmarks.rules.options import lmms, mmmu, mmmu_pro, unwrapped, vlmeval
+from mmcredit.evaluate.benchmarks.rules.short_answers import mmmu_open, mmmu_open_right, pope, relaxed, yes_no
+from mmcredit.evaluate.benchmarks.sets.dynamath import (
+    authors_answer,
+    authors_right,
+    between_braces,
+    parsed,
+    short_answer,
+)
+from mmcredit.evaluate.benchmarks.sets.hallusionbench import HallusionBench
+from mmcredit.evaluate.benchmarks.sets.logicvista import by_rule as logicvista_rule
+from mmcredit.evaluate.benchmarks.sets.logicvista import sorted_letters
+from mmcredit.evaluate.benchmarks.sets.mathvision import cleaned, extracted
+from mmcredit.evaluate.benchmarks.sets.mathvista import by_rule as mathvista_rule
+from mmcredit.evaluate.benchmarks.sets.mathvista import normalised
+from mmcredit.evaluate.benchmarks.sets.wemath import answer_letter, split_options
 from mmcredit.rewards.latex_value import equal_values
 from mmcredit.rewards.mathruler import grade, tightened
-from mmcredit.rewards.prm_grade import boxed_content, text_verdict
 
 GRADED = [
     ("0.5", r"\frac{1}{2}", 1),
@@ -99,7 +105,7 @@ def test_the_rl_scorer_over_a_worker_process() -> None:
 
 def test_avg_at_8_of_the_spec() -> None:
     hits = np.array([[1, 0, 1, 1, 0, 1, 1, 1], [0] * 8], dtype=float)  # [items, attempts]
-    from mmcredit.data.benchmarks.summary import interval
+    from mmcredit.evaluate.benchmarks.summary import interval
 
     found = interval(np.stack([hits.T, np.ones_like(hits.T)], axis=-1))
     assert found is not None

@@ -12,11 +12,12 @@ import pytest
 from benchmark_rows import load, parquet, results
 
 from mmcredit.components import build
-from mmcredit.data.benchmarks.base import Benchmark
-from mmcredit.data.benchmarks.mmmu_pro import overall
-from mmcredit.data.benchmarks.referee import Compare, Referee
-from mmcredit.data.benchmarks.scoring import Score, Scored
-from mmcredit.data.benchmarks.summary import Metric, Summary, interval, share
+from mmcredit.evaluate.benchmarks.base import Benchmark
+from mmcredit.evaluate.benchmarks.referee import Referee
+from mmcredit.evaluate.benchmarks.scoring import Score, Scored
+from mmcredit.evaluate.benchmarks.sets.mmmu_pro import overall
+from mmcredit.evaluate.benchmarks.steps import Compare
+from mmcredit.evaluate.benchmarks.summary import Metric, Summary, interval, share
 
 
 def summarise(benchmark: Benchmark, samples: Any, responses: list[str]) -> Summary:

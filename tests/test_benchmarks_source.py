@@ -11,8 +11,8 @@ from benchmark_rows import layout, parquet
 from runs import metrics, parse, settings
 
 from mmcredit.components import build
-from mmcredit.data.benchmarks.base import BOXED
 from mmcredit.data.media import MediaLimits
+from mmcredit.evaluate.benchmarks.base import BOXED
 from mmcredit.train.loop import Trainer
 
 SHARD = "-00000-of-00001.parquet"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmcredit.state_tree import load_tree, save_tree
 from mmcredit.train import checkpoint
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.setup import rng_state, set_rng_state
-from mmcredit.train.tree import load_tree, save_tree
 
 
 def test_a_tree_survives_bit_for_bit(tmp_path):

@@ -8,7 +8,7 @@ from ragged import pad, rollouts
 
 from mmcredit import Credit, Objective, assign_credit
 from mmcredit.credit import Pipeline
-from mmcredit.rollout.entropy_scale import EntropyScale
+from mmcredit.statistics.entropy_scale import EntropyScale
 
 ENTROPY = [[0.05, 0.20, 0.40, 1.60, 0.10], [0.30, 0.80, 0.02]]
 RATIO = [[1.00, 0.85, 1.02, 1.25, 0.95], [1.15, 0.99, 1.05]]

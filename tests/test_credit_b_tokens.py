@@ -10,7 +10,7 @@ from ragged import mask_of, pad
 from mmcredit import Credit
 from mmcredit.credit.curves import decay
 from mmcredit.credit.tokens import quantile, ranks, response_range, restrict, top_per_response, top_pooled
-from mmcredit.rollout.selection import max_variance_subset
+from mmcredit.statistics.variance_selection import max_variance_subset
 
 A1 = [2.236068] + [-0.447214] * 5
 A2 = [1.0] * 3 + [-1.0] * 3

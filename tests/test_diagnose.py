@@ -18,7 +18,7 @@ from mmcredit.diagnose.cross_sampling import CrossEngine, Rule, budget_curve
 from mmcredit.diagnose.divergence import OVERLAP_K, TokenDivergence, token_divergence, top_tokens, worst_places
 from mmcredit.diagnose.models import check_pair
 from mmcredit.evaluate.accuracy import Evaluation
-from mmcredit.evaluate.intervals import proportion
+from mmcredit.intervals import proportion
 from mmcredit.policy import divergences
 from mmcredit.policy.passes import CLEAN
 from mmcredit.policy.policy import Policy

@@ -15,8 +15,8 @@ from runs import model_folder, settings
 from tiny import tiny_png
 
 from mmcredit.cli import main
-from mmcredit.evaluate.rows import Rows, differences
-from mmcredit.evaluate.settings import fingerprint
+from mmcredit.evaluate.ask.answer_lines import Rows, differences
+from mmcredit.evaluate.ask.settings import fingerprint
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -123,7 +123,7 @@ def test_a_cut_off_file_becomes_the_same_again(home, tmp_path, keep, capsys):
 
 
 def test_a_finished_evaluation_answers_nothing_again(home, monkeypatch):
-    from mmcredit.rollout.hf_engine import HFEngine
+    from mmcredit.rollout.engines.hf.engine import HFEngine
 
     before = (home / "done/pope-test.jsonl").read_bytes()
     monkeypatch.setattr(HFEngine, "generate", lambda *_: pytest.fail("a question was asked again"))
@@ -326,7 +326,7 @@ def mathverse_pair() -> list[dict]:
 def test_seen_is_what_the_config_trains_with(tmp_path):
     from runs import parse
 
-    from mmcredit.evaluate.settings import cells_of, suite_of
+    from mmcredit.evaluate.ask.settings import cells_of, suite_of
 
     plain = parse(tmp_path)
     assert "jpeg" in {c.title for c in suite_of(plain).seen}

@@ -14,16 +14,15 @@ import torch
 from policy_cases import make_policy, sample, samples
 
 from mmcredit.corruptions import Suite, operator
-from mmcredit.data.benchmarks.scoring import Score
 from mmcredit.data.sample import Media, Sample
-from mmcredit.evaluate.answers import CLEAN, Answer, Cell, Skipped, answer_cells, shown_in
-from mmcredit.evaluate.intervals import proportion
-from mmcredit.evaluate.robustness import evaluate_cells, robustness_table
+from mmcredit.evaluate.ask.cells import CLEAN, Answer, Cell, Skipped, answer_cells, shown_in
+from mmcredit.evaluate.benchmarks.scoring import Score
+from mmcredit.evaluate.judge.robustness import evaluate_cells, robustness_table
+from mmcredit.intervals import proportion, score_interval
 from mmcredit.policy.pixels import Pixels
 from mmcredit.policy.vision import items
 from mmcredit.rollout.engine import Sampling
 from mmcredit.rollout.engines.hf import HF
-from mmcredit.score_interval import score_interval
 
 SAMPLING = Sampling(temperature=1.0, max_new_tokens=4)
 

@@ -11,8 +11,8 @@ from runs import parse, settings
 
 from mmcredit.cli import main
 from mmcredit.evaluate.accuracy import evaluate
+from mmcredit.evaluate.held_out import evaluation_seeds
 from mmcredit.evaluate.pass_at_k import Attempts, majority_at_k
-from mmcredit.evaluate.standalone import evaluation_seeds
 from mmcredit.evaluate.votes import RIGHT, vote
 from mmcredit.rewards.exact_answer import ExactAnswer
 from mmcredit.rewards.format import Format

@@ -16,9 +16,9 @@ from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media, Sample
 from mmcredit.policy.passes import BLIND, CLEAN, MASKED, Pass, View, corrupted
 from mmcredit.policy.pixels import Pixels
-from mmcredit.policy.view_settings import CorruptedView, MaskedView
 from mmcredit.policy.views import Views, furnish_views
 from mmcredit.policy.vision import items
+from mmcredit.views.images import CorruptedView, MaskedView
 
 LOGPROBS = frozenset({"logprobs"})
 

@@ -17,6 +17,7 @@ from tiny import save, tiny_text, tiny_tokenizer
 from mmcredit import Objective, Rollouts, assign_credit
 from mmcredit.components import Needs
 from mmcredit.data.sample import Media, Sample
+from mmcredit.frozen import find, freeze, thaw
 from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.policy.policy import Policy
 from mmcredit.replay import files
@@ -26,7 +27,6 @@ from mmcredit.replay.methods import agreeing, make_methods
 from mmcredit.replay.methods import parse as parse_methods
 from mmcredit.replay.numbers import cosine, matrix, rank_correlation, shares
 from mmcredit.replay.page import write_page
-from mmcredit.replay.store import find, freeze, thaw
 from mmcredit.train.loop import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -188,7 +188,7 @@ def test_a_full_disk_is_an_alarm_and_the_run_goes_on(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmcredit.replay.store.save_tree", full)
+    monkeypatch.setattr("mmcredit.frozen.save_tree", full)
     outcome = Trainer(parse(tmp_path, log__rollouts_every=1, run__steps=2)).run()
     assert outcome.steps == 2
     events = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import UnknownName, build, build_all, names, page
-from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.iou import mean_overlap, overlap
 
 BUILT_IN = ["exact_answer", "format", "function", "iou", "length", "math", "number", "option"]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build
-from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.equality.compare import equal
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text().splitlines()]

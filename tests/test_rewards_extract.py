@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmcredit.rewards.extract import (
+from mmcredit.answers.extract import (
     boxes,
     extract,
     last_boxed,

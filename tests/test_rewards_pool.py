@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build_all, load_plugin, lookup, register
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.rewards.base import Reward
 from mmcredit.rewards.pool import RewardPool, RewardResult, part_names
 from mmcredit.rewards.process import wait, worker_environment
 

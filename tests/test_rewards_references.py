@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.references import answer_in, references, unwrapped
 from mmcredit.components import build, build_all
-from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.ideal import ideal_response
-from mmcredit.rewards.references import answer_in, references, unwrapped
 
 GSM8K = (
     "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"

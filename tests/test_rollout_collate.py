@@ -8,9 +8,9 @@ from tiny import tiny_tokenizer
 
 from mmcredit.policy.prompt import Prompt
 from mmcredit.rollout.collate import collate
+from mmcredit.rollout.drawing.stop import StopCondition, StopStrings
 from mmcredit.rollout.engine import Request, Response
-from mmcredit.rollout.stop import StopCondition, StopStrings
-from mmcredit.rollout.waves import Wave, plan_waves
+from mmcredit.rollout.engines.hf.waves import Wave, plan_waves
 
 CPU = torch.device("cpu")
 

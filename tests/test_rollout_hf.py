@@ -20,7 +20,7 @@ from mmcredit.policy.policy import Policy
 from mmcredit.policy.prompt import Prompt
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
-from mmcredit.rollout.hf_engine import HFEngine
+from mmcredit.rollout.engines.hf.engine import HFEngine
 
 FAMILIES = ["qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl"]
 

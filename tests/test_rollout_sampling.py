@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
-from mmcredit.rollout import sampling as module
+from mmcredit.rollout.drawing import sampler as module
+from mmcredit.rollout.drawing.sampler import Sampler, row_uniforms
 from mmcredit.rollout.engine import Sampling
-from mmcredit.rollout.sampling import Sampler, row_uniforms
 
 CPU = torch.device("cpu")
 # 0.999 quantiles of chi-square, by degrees of freedom (tables).

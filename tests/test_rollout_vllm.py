@@ -14,10 +14,10 @@ from mmcredit.components import build
 from mmcredit.policy.config import LoRAConfig, ModelConfig
 from mmcredit.policy.load import prepare
 from mmcredit.policy.policy import Policy
+from mmcredit.rollout.drawing.temperature import EntropyTemperature, TemperatureHook
 from mmcredit.rollout.engine import Request, Sampling
-from mmcredit.rollout.entropy_scale import EntropyScale
-from mmcredit.rollout.temperature import EntropyTemperature, TemperatureHook
-from mmcredit.rollout.vllm.weights import policy_weights
+from mmcredit.rollout.engines.vllm.weights import policy_weights
+from mmcredit.statistics.entropy_scale import EntropyScale
 
 NOISE = 2e-4  # nats; vLLM's kernels in float32 against a plain forward gave 3e-6 here
 FAMILIES = ["qwen2", "qwen3", "qwen2_5_vl", "qwen3_vl"]

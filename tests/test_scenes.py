@@ -371,9 +371,9 @@ def test_page_explains_the_source() -> None:
 def test_source_and_reward_work_with_the_shipped_model() -> None:
     pytest.importorskip("torch")
     from mmcredit import compat  # noqa: F401
+    from mmcredit.answers.item import RewardItem
     from mmcredit.config import ModelConfig
     from mmcredit.policy.policy import Policy
-    from mmcredit.rewards.base import RewardItem
 
     policy = Policy.load(ModelConfig(path="builtin:tiny-qwen2_5-vl"))
     pad = policy.tokenizer.convert_tokens_to_ids("<|image_pad|>")

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmcredit.evaluate.intervals import Z95, paired_gain, proportion
-from mmcredit.score_interval import score_interval
+from mmcredit.intervals import Z95, paired_gain, proportion, score_interval
 
 
 def differences(only_after: int, only_before: int, n: int) -> list[float]:

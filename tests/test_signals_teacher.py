@@ -12,8 +12,9 @@ from mmcredit import Credit, Objective
 from mmcredit.components import build
 from mmcredit.data.sample import Sample
 from mmcredit.policy.passes import CLEAN, Pass, View
-from mmcredit.policy.teacher import TeacherPrompts, TeacherView
+from mmcredit.policy.teacher import TeacherPrompts
 from mmcredit.signals.plan import merge
+from mmcredit.views.teacher import TeacherView
 
 TEACHER = View("teacher")
 HINT = "count the red squares in each row"

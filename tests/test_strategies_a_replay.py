@@ -12,10 +12,10 @@ from strategy_runs import make
 
 from mmcredit import config
 from mmcredit.credit import Pipeline
-from mmcredit.rollout.memory import ResponseMemory
-from mmcredit.rollout.reflection import reflection
 from mmcredit.rollout.strategies.base import Strategy
 from mmcredit.rollout.strategies.replay import Replay
+from mmcredit.rollout.strategies.replay.memory import ResponseMemory
+from mmcredit.rollout.strategies.replay.reflection import reflection
 from mmcredit.train.checkpoint import Checkpoints
 
 

@@ -11,13 +11,13 @@ from stages import ScriptedStage
 from strategy_runs import make
 
 from mmcredit import config
+from mmcredit.answers.item import RewardItem
 from mmcredit.credit import Pipeline
 from mmcredit.objective import Objective
-from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.length import Length
-from mmcredit.rollout.outcomes import advantages
 from mmcredit.rollout.strategies.d3s_selection import D3SSelection
 from mmcredit.rollout.strategies.dynamic_sampling import DynamicSampling
+from mmcredit.rollout.strategies.outcomes import advantages
 from mmcredit.rollout.strategies.overlong_filter import OverlongFilter
 
 # Rewards whose total differs within every group, while the first part (rounded) is right or wrong.

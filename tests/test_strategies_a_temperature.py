@@ -9,8 +9,8 @@ from strategy_runs import make
 
 from mmcredit import config
 from mmcredit.components import _REGISTRY, Component, register
-from mmcredit.rollout.entropy_scale import EntropyScale
-from mmcredit.rollout.temperature import EntropyTemperature
+from mmcredit.rollout.drawing.temperature import EntropyTemperature
+from mmcredit.statistics.entropy_scale import EntropyScale
 from mmcredit.train.loop import Trainer
 
 ENTROPIES = [0.05, 0.20, 0.40, 1.60, 0.10, 0.30, 0.80, 0.02]  # the worked example
@@ -65,7 +65,7 @@ def test_the_processor_does_what_the_temperatures_say(base):
 
 
 def test_large_vocabularies_are_read_in_parts(monkeypatch):
-    from mmcredit.rollout import temperature
+    from mmcredit.rollout.drawing import temperature
 
     logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(2))
     processor = EntropyTemperature(scale(), tau=0.3)

@@ -11,13 +11,13 @@ from runs import parse
 from strategy_runs import make
 from tiny import tiny_tokenizer
 
-from mmcredit.rollout.answer_probes import probe
 from mmcredit.rollout.batch import Batch, join
-from mmcredit.rollout.continuations import State
 from mmcredit.rollout.engine import Request, Sampling
-from mmcredit.rollout.extended_prompt import extend
-from mmcredit.rollout.reasoning_steps import StepFinder, Steps
+from mmcredit.rollout.strategies.continuations import State
 from mmcredit.rollout.strategies.spae_probes import SPAEProbes
+from mmcredit.rollout.strategies.spae_probes.extended_prompt import extend
+from mmcredit.rollout.strategies.spae_probes.probes import probe
+from mmcredit.rollout.strategies.spae_probes.reasoning_steps import StepFinder, Steps
 from mmcredit.rollouts import Rollouts
 
 

@@ -12,10 +12,10 @@ from runs import parse
 from mmcredit.data.sample import Media, Sample
 from mmcredit.data.sample_state import pack, unpack
 from mmcredit.rollout.batch import Ask
-from mmcredit.rollout.edge_buffer import EdgeBuffer
 from mmcredit.rollout.strategies.spo_tree import SPOTreeSampling
-from mmcredit.rollout.tree import Edge, edges, grow, value
-from mmcredit.train.tree import load_tree, save_tree
+from mmcredit.rollout.strategies.spo_tree.edge_buffer import EdgeBuffer
+from mmcredit.rollout.strategies.spo_tree.tree import Edge, edges, grow, value
+from mmcredit.state_tree import load_tree, save_tree
 
 LEAVES = {1: (1, 0, 1), 2: (1, 1, 1), 3: (0, 0, 0)}  # by first token: a, b, c
 

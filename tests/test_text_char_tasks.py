@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build, lookup, page
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Sample
 from mmcredit.data.sources.char_tasks import ALPHABET, answer_of
 from mmcredit.data.words import WORDS
-from mmcredit.rewards.base import RewardItem
 
 
 def load(**fields: Any) -> Sequence[Sample]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmcredit import config
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build
-from mmcredit.rewards.base import RewardItem
 
 
 def test_text_math_config_holds_together() -> None:

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build, lookup, page
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sources.math_formats import FORMATS, after_hashes, as_is, joined, last_box
 from mmcredit.data.sources.math_sets import MathSamples
-from mmcredit.rewards.base import RewardItem
 
 GSM8K = [
     {

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build, load_plugin
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Sample
 from mmcredit.data.splits import in_test
-from mmcredit.rewards.base import RewardItem
 from mmcredit.rewards.pool import RewardPool
 from mmcredit.rewards.reasoning_gym import EVALUATES_FORMULAS, EVALUATES_LISTS, is_harmless
 

@@ -11,7 +11,6 @@ from mmcredit import Objective
 from mmcredit.config import TrainBlock
 from mmcredit.credit import Pipeline
 from mmcredit.policy.passes import CLEAN, MASKED, Pass, View, corrupted
-from mmcredit.policy.view_settings import CorruptedView
 from mmcredit.policy.views import furnish_views
 from mmcredit.rollouts import Credit
 from mmcredit.seeds import derive
@@ -19,6 +18,7 @@ from mmcredit.train.local import LocalEngine
 from mmcredit.train.loop import Trainer
 from mmcredit.train.update import Updater
 from mmcredit.train.view_passes import VIEW_PASSES
+from mmcredit.views.images import CorruptedView
 
 
 def batch(family="qwen2_5_vl", **options):

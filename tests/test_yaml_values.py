@@ -13,7 +13,7 @@ from runs import settings
 from mmcredit import config, config_files, yaml_values
 from mmcredit.cli import main
 from mmcredit.components import build
-from mmcredit.evaluate.questions import listed
+from mmcredit.evaluate.ask.questions import listed
 from mmcredit.replay.methods import parse as parse_methods
 
 NAMES = ["1e-4", "1e5", "123", "0x10", "010", "1_000", "1:30", "no", "true", "on", "2024-01-01", ".5", "1.", "+7", "-0"]

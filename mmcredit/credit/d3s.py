@@ -11,8 +11,8 @@ from pydantic import Field
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.tokens import Normalizer, content_order, response_mean, restrict, token_signal, top_pooled
-from mmcredit.rollout.selection import max_variance_subset
 from mmcredit.rollouts import Credit, Rollouts
+from mmcredit.statistics.variance_selection import max_variance_subset
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.groups import group_sums
 from mmcredit.credit.grpo import GRPO
 from mmcredit.credit.tokens import log_ratio, token_signal
-from mmcredit.rollout.entropy_scale import EntropyScale
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+from mmcredit.statistics.entropy_scale import EntropyScale
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
 from mmcredit.credit.tokens import old_logprobs
-from mmcredit.policy.teacher import TeacherView
 from mmcredit.rollouts import Credit, Rollouts, broadcast
+from mmcredit.views.teacher import TeacherView
 
 
 @register("credit", "opd")

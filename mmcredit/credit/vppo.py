@@ -21,8 +21,8 @@ from mmcredit.credit.tokens import (
     top_per_response,
     within,
 )
-from mmcredit.policy.view_settings import MaskedView
 from mmcredit.rollouts import Credit, Rollouts
+from mmcredit.views.images import MaskedView
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -48,3 +48,11 @@ class Sample:
                 f"sample {self.id}: the messages mention {kinds or 'no media'}, but "
                 f"{[m.kind for m in self.media]} came with it"
             )
+
+
+def last_text(sample: Sample) -> str:
+    """Text of the last message, without its media."""
+    content = sample.messages[-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text").strip()

@@ -104,8 +104,8 @@ def cross_sampling(config: RunConfig, options: Namespace, console: Console, bar:
     from mmcredit.diagnose.cross_sampling import CrossEngine, budget_curve
     from mmcredit.diagnose.models import load_frozen, questions
     from mmcredit.evaluate.accuracy import Evaluation, evaluate
+    from mmcredit.prepare import make_pool
     from mmcredit.rollout.engines.hf import HF
-    from mmcredit.train.setup import make_pool
 
     budgets = _budgets(options.budgets)
     base_path, trained_path = _paths(config, options)
@@ -169,7 +169,7 @@ def drift(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> 
     """Do sampled ids read back as themselves?"""
     from mmcredit.diagnose.models import load_frozen, load_tokenizer
     from mmcredit.diagnose.run_samples import stretches
-    from mmcredit.evaluate.intervals import proportion
+    from mmcredit.intervals import proportion
     from mmcredit.policy.tokenisation import CLASSES, TokenisationCheck, summarise
 
     model = options.model or config.model.path

@@ -23,13 +23,13 @@ import torch
 
 from mmcredit.diagnose.divergence import TOP_P
 from mmcredit.diagnose.models import check_pair
-from mmcredit.evaluate.intervals import Interval, paired_gain
+from mmcredit.intervals import Interval, paired_gain
 from mmcredit.policy.divergences import HIDDEN, js, top_p
-from mmcredit.rollout.attention import rollout_attention
-from mmcredit.rollout.decoder import Decoder
-from mmcredit.rollout.hf_engine import HFEngine
-from mmcredit.rollout.prefill import prefill
-from mmcredit.rollout.sampling import Sampler, row_uniforms
+from mmcredit.rollout.drawing.sampler import Sampler, row_uniforms
+from mmcredit.rollout.engines.hf.attention import rollout_attention
+from mmcredit.rollout.engines.hf.decoder import Decoder
+from mmcredit.rollout.engines.hf.engine import HFEngine
+from mmcredit.rollout.engines.hf.prefill import prefill
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from mmcredit.evaluate.accuracy import Evaluation
     from mmcredit.policy.policy import Policy
-    from mmcredit.rollout.decode import Rows
     from mmcredit.rollout.engine import Request, Response, Sampling
     from mmcredit.rollout.engines.hf import HF
-    from mmcredit.rollout.waves import Wave
+    from mmcredit.rollout.engines.hf.loop import Rows
+    from mmcredit.rollout.engines.hf.waves import Wave
 
 
 @dataclass(frozen=True)

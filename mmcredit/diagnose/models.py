@@ -76,7 +76,7 @@ class NarrowHead:
 def questions(run: RunConfig, policy: Policy, limit: int | None) -> tuple[list[Sample], list[Prompt], Dropped]:
     """The first `limit` held-out questions (training prompts where `data.evaluate` is not set), encoded, and what could
     not be used. Raises ValueError if none is left."""
-    from mmcredit.train.setup import held_out_samples, load_samples
+    from mmcredit.prepare import held_out_samples, load_samples
 
     samples: Sequence[Sample] = held_out_samples(run) or load_samples(run, run.data.train)
     count = len(samples) if limit is None else min(limit, len(samples))

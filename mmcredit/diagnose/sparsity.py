@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmcredit.diagnose.divergence import OVERLAP_K
-from mmcredit.evaluate.intervals import Interval
+from mmcredit.intervals import Interval
 
 if TYPE_CHECKING:
     from torch import Tensor

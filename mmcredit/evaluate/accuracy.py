@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmcredit.evaluate.intervals import Interval, proportion
 from mmcredit.evaluate.pass_at_k import Attempts, average, summary
 from mmcredit.evaluate.votes import vote
-from mmcredit.rewards.base import RewardItem
-from mmcredit.rollout.engine import Request, Response, RolloutEngine, Sampling
+from mmcredit.intervals import Interval, proportion
+from mmcredit.rollout.engine import Request, RolloutEngine, Sampling
+from mmcredit.rollout.reward_item import reward_item
 
 if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
@@ -30,27 +30,6 @@ class Evaluation:
     truncated: float  # share stopped by the length limit
     attempts: Sequence[Attempts] = ()  # per question: what was answered, and whether it is right
     scores: Mapping[str, Interval] = field(default_factory=dict)  # with K > 1: avg@K, pass@k, majority@k
-
-
-def reward_item(sample: Sample, text: str, response: Response) -> RewardItem:
-    """What a reward may see of one response."""
-    return RewardItem(
-        response=text,
-        answer=sample.answer,
-        prompt=last_text(sample),
-        num_tokens=len(response.tokens),
-        truncated=response.finish == "length",
-        sample_id=sample.id,
-        meta=dict(sample.meta),
-    )
-
-
-def last_text(sample: Sample) -> str:
-    """Text of the last message, without its media."""
-    content = sample.messages[-1]["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text").strip()
 
 
 def evaluate(

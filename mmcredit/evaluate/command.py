@@ -12,28 +12,28 @@ import torch
 from pydantic import ValidationError
 
 from mmcredit.components import build, explain
-from mmcredit.data.benchmarks.referee import Referee
-from mmcredit.evaluate import output
-from mmcredit.evaluate.answers import BATCH, Answer, answer_cells
-from mmcredit.evaluate.examples import examples
+from mmcredit.evaluate.ask.answer_lines import Rows, answer_row, file_stem, skipped_row
+from mmcredit.evaluate.ask.cells import BATCH, Answer, answer_cells
+from mmcredit.evaluate.ask.questions import Target, benchmark_target, held_out_target, listed, read_benchmarks
+from mmcredit.evaluate.ask.settings import CORRUPTION_SEED, cells_of, settings_of, suite_of
+from mmcredit.evaluate.benchmarks.referee import Referee
+from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
+from mmcredit.evaluate.judge.results import collect
+from mmcredit.evaluate.judge.robustness import Judge, benchmark_judge, reward_judge
 from mmcredit.evaluate.options import take
-from mmcredit.evaluate.page import write_page
-from mmcredit.evaluate.questions import Target, benchmark_target, held_out_target, listed, read_benchmarks
-from mmcredit.evaluate.results import collect
-from mmcredit.evaluate.robustness import Judge, benchmark_judge, reward_judge
-from mmcredit.evaluate.rows import Rows, answer_row, file_stem, skipped_row
-from mmcredit.evaluate.settings import CORRUPTION_SEED, cells_of, settings_of, suite_of
-from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
+from mmcredit.evaluate.show import terminal as output
+from mmcredit.evaluate.show.examples import examples
+from mmcredit.evaluate.show.page import write_page
 from mmcredit.policy.policy import Policy
-from mmcredit.train.setup import make_pool
+from mmcredit.prepare import make_pool
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mmcredit.config import RunConfig
-    from mmcredit.data.benchmarks.base import Benchmark
-    from mmcredit.data.benchmarks.judge import JudgeConfig
-    from mmcredit.evaluate.answers import Cell
+    from mmcredit.evaluate.ask.cells import Cell
+    from mmcredit.evaluate.benchmarks.base import Benchmark
+    from mmcredit.evaluate.benchmarks.judge import JudgeConfig
     from mmcredit.rollout.engine import RolloutEngine
 
 Bar = Callable[..., AbstractContextManager[Callable[[int], None]]]  # bar(name, total) -> advance(count)
@@ -107,7 +107,7 @@ def _targets(config: RunConfig, options: Namespace, benchmarks: Sequence[Benchma
 
 
 def _judge_config(options: Namespace, folder: Path) -> JudgeConfig | None:
-    from mmcredit.data.benchmarks.judge import JudgeConfig
+    from mmcredit.evaluate.benchmarks.judge import JudgeConfig
 
     if options.judge_url is None:
         return None
@@ -126,7 +126,7 @@ class _Judging:
     """Who judges: rewards for the held-out questions, a referee for benchmarks. Started when first asked for."""
 
     def __init__(self, config: RunConfig, judge: JudgeConfig | None, stack: ExitStack) -> None:
-        from mmcredit.data.benchmarks.judge import Judge as JudgeModel
+        from mmcredit.evaluate.benchmarks.judge import Judge as JudgeModel
 
         self.config, self.stack = config, stack
         self.model = None if judge is None else JudgeModel(judge)

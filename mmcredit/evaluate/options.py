@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit import config as configs
 from mmcredit.config_files import override
-from mmcredit.evaluate.questions import listed, read_benchmarks
+from mmcredit.evaluate.ask.questions import listed, read_benchmarks
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmcredit.evaluate.intervals import Interval, proportion
-from mmcredit.score_interval import score_interval
+from mmcredit.intervals import Interval, proportion, score_interval
 
 
 @dataclass(frozen=True)

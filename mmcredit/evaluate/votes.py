@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from fractions import Fraction
 from typing import Any
 
-from mmcredit.rewards.extract import extract, last_boxed, last_tag, normalise
+from mmcredit.answers.extract import extract, last_boxed, last_tag, normalise
 
 RIGHT = "right"
 

@@ -14,7 +14,7 @@ from mmcredit.corruptions.base import corruption_seed
 from mmcredit.corruptions.operators.occlusion import Occlusion
 from mmcredit.corruptions.suite import Draw
 from mmcredit.policy.teacher import TeacherPrompts
-from mmcredit.policy.view_settings import CorruptedView, MaskedView, ViewSettings
+from mmcredit.views.images import CorruptedView, MaskedView, ViewSettings
 
 if TYPE_CHECKING:
     from mmcredit.policy.passes import View

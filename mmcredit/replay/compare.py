@@ -15,12 +15,12 @@ import torch
 
 from mmcredit.components import names
 from mmcredit.config_files import override
+from mmcredit.frozen import Frozen, find, thaw
 from mmcredit.replay.gradient import Direction, Gradients, accumulate
 from mmcredit.replay.methods import REFERENCE, Method, agreeing, make_methods, obstacle
 from mmcredit.replay.methods import parse as parse_methods
 from mmcredit.replay.model import ReplayModel, Scored, Setting, use_threads
 from mmcredit.replay.numbers import Shares, cosine, matrix, rank_correlation, shares
-from mmcredit.replay.store import Frozen, find, thaw
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from mmcredit.evaluate.accuracy import last_text
+from mmcredit.data.sample import last_text
 from mmcredit.report.files import write_json
 from mmcredit.report.pieces import token_pieces
 

@@ -13,16 +13,16 @@ from mmcredit import yaml_values
 from mmcredit.components import names
 from mmcredit.config import TrainBlock
 from mmcredit.data.media import MediaLimits
+from mmcredit.frozen import FOLDER, Frozen, vocabulary_digest
 from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.policy.policy import Policy
 from mmcredit.policy.views import furnish_views
-from mmcredit.replay.store import FOLDER, Frozen, vocabulary_digest
 from mmcredit.rollout.engine import Sampling
 from mmcredit.signals.plan import merge, plan_scores
+from mmcredit.state_tree import load_tree
 from mmcredit.train.checkpoint import problem
 from mmcredit.train.checks import Mismatch, mismatch
-from mmcredit.train.tree import load_tree
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -200,6 +200,14 @@ GLOSSARY: tuple[Entry, ...] = (
         "Blue on tokens that are plainly wrong: the method points at the wrong places, or the reward pays for them.",
     ),
     Entry(
+        r"verify/.*",
+        "verify/clean, verify/flagged, verify/flagged_rate, verify/share_hallucinated, verify/parse_error, ...",
+        "Verdicts of the verifier on the responses of a step, by status; the rate is of those that were answered, the "
+        "share is of the sampled tokens.",
+        "Errors above a few percent: the method that reads the verifier does little there; look at the reasons. Rate "
+        "near 0 or 1: the verifier does not tell responses apart. Many unplaced: it does not quote word for word.",
+    ),
+    Entry(
         r"weight",
         "weight of a method",
         "The factor by which a credit method multiplied the advantage of a token. 1 leaves it as it was.",

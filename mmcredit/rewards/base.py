@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from pydantic import Field
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import Component
-
-
-@dataclass(frozen=True)
-class RewardItem:
-    """One response to judge. Plain data: it crosses a process boundary as JSON."""
-
-    response: str  # decoded text of the credited tokens, special tokens skipped
-    answer: str | None
-    prompt: str = ""  # text of the user's last turn
-    num_tokens: int = 0
-    truncated: bool = False
-    sample_id: str = ""
-    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Reward(Component):

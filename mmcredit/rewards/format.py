@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from mmcredit.answers.extract import boxes
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import boxes
+from mmcredit.rewards.base import Reward
 
 
 @register("reward", "format")

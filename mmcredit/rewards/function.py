@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.rewards.base import Reward
 
 
 @register("reward", "function")

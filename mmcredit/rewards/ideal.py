@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.references import ANSWERS_KEY, references
+from mmcredit.rewards.base import Reward
 from mmcredit.rewards.format import Format
-from mmcredit.rewards.references import ANSWERS_KEY, references
 
 _THOUGHT = "The question asks for one thing, and it follows."  # no number, capital or mark that could be an answer
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from mmcredit.answers.extract import Extraction, extract
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.references import ANSWERS_KEY, references
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, extract
-from mmcredit.rewards.references import ANSWERS_KEY, references
+from mmcredit.rewards.base import Reward
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 

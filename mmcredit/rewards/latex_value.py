@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from mmcredit.answers.expression import parse
+from mmcredit.answers.extract import Extraction
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.latex_text import plain_text
+from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.expression import parse
-from mmcredit.rewards.extract import Extraction
-from mmcredit.rewards.latex_text import plain_text
-from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
+from mmcredit.rewards.base import Reward
 
 LONGEST = 400  # characters of an answer that are computed
 

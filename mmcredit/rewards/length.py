@@ -7,8 +7,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.rewards.base import Reward
 
 
 @register("reward", "length")

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from mmcredit.answers.extract import Extraction, last_boxed, last_tag
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, last_boxed, last_tag
-from mmcredit.rewards.references import ANSWERS_KEY, answer_in, references
+from mmcredit.rewards.base import Reward
 
 
 @register("reward", "math")

@@ -8,11 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from mmcredit.answers.expression import equal
+from mmcredit.answers.item import RewardItem
+from mmcredit.answers.prm_grade import boxed_content, text_verdict
+from mmcredit.answers.references import ANSWERS_KEY, references
 from mmcredit.components import register
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.expression import equal
-from mmcredit.rewards.prm_grade import boxed_content, text_verdict
-from mmcredit.rewards.references import ANSWERS_KEY, references
+from mmcredit.rewards.base import Reward
 
 
 @register("reward", "mathruler")

@@ -15,7 +15,8 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.answers.item import RewardItem
+from mmcredit.rewards.base import Reward
 from mmcredit.rewards.process import Chunk, Done, Unit, Worker, wait
 
 MIN_CHUNK = 16  # items; below, a round trip costs more than cheap rewards

@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import Field
 
+from mmcredit.answers.extract import Extraction, extract
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import register
 from mmcredit.data.sources.reasoning_gym import Recipe, entry_of
-from mmcredit.rewards.base import Reward, RewardItem
-from mmcredit.rewards.extract import Extraction, extract
+from mmcredit.rewards.base import Reward
 
 # Scorers of reasoning-gym 0.1.25 that run the answer as Python: by `eval`, and by `sympy.parse_expr`, which is `eval`
 # of a rewritten text. An answer such as __import__("os").system(...) would be carried out.

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmcredit.rewards.base import Reward, RewardItem
+from mmcredit.answers.item import RewardItem
+from mmcredit.rewards.base import Reward
 
 ORPHAN_CHECK_SECONDS = 2.0
 Outcome = float | None | list[str]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcredit.train.tree import load_tree, save_tree
+from mmcredit.state_tree import load_tree, save_tree
 
 _NAME = re.compile(r"step-(\d{6,})$")
 _MANIFEST = "manifest.json"

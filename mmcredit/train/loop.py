@@ -12,10 +12,10 @@ import torch
 
 from mmcredit.config import RunConfig, dump
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
-from mmcredit.evaluate.intervals import Interval, paired_gain
-from mmcredit.evaluate.standalone import evaluation_sampling, evaluation_seeds
+from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
+from mmcredit.frozen import FOLDER, freeze
+from mmcredit.intervals import Interval, paired_gain
 from mmcredit.policy.passes import BLIND, CLEAN, Pass
-from mmcredit.replay.store import FOLDER, freeze
 from mmcredit.report.records import Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
@@ -117,8 +117,8 @@ class Trainer:
                     self.save()
                 parts.policy.save(self.run_dir / "model")
             gain = paired_gain(self.baseline, after.correct) if after is not None and self.baseline else None
-            training = ("prompts", "rollout", "rewards", "score", "credit", "update")
-            seconds = sum(self.costs.stages[name]["seconds"] for name in training)
+            training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
+            seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
             return Outcome(self.run_dir, self.step, before, after, gain, seconds)
         finally:
             self.progress.stop()
@@ -127,6 +127,7 @@ class Trainer:
     def close(self) -> None:
         """End worker processes and close files."""
         self.parts.pool.close()
+        self.parts.verifying.close()
         self.parts.engine.close()
         self.records.write_cost(self.costs.as_dict(self.parts.policy.costs.read()))
         self.records.close()
@@ -140,7 +141,8 @@ class Trainer:
         with costs.stage("score"):
             self.progress.stage("score")
             rollouts, scores = self._score(batch, step)
-            self.stage.observe(rollouts)
+        rollouts = self.stage.verified(batch, rollouts)
+        self.stage.observe(rollouts)
         with costs.stage("credit"):
             self.progress.stage("credit")
             credit = parts.pipeline(rollouts, step, config.run.steps)
@@ -162,7 +164,7 @@ class Trainer:
             logprobs = seen if rollouts.old_logprobs is None else rollouts.old_logprobs
             rows = sample_rows(
                 rollouts, credit, logprobs, batch.samples, batch.texts, parts.policy.tokenizer,
-                self.records.media, config.data.media, config.log.samples_groups,
+                self.records.media, config.data.media, config.log.samples_groups, self.stage.verdicts,
             )  # fmt: skip
             self.records.samples.write(step, rows)
         if config.log.rollouts_every and step % config.log.rollouts_every == 0:
@@ -227,7 +229,7 @@ class Trainer:
         metrics["cost/tokens_per_second"] = float(rollouts.mask.sum()) / seconds
         metrics["data/epochs"] = self.stream.order.epochs
         metrics["data/dropped"] = float(self.stream.dropped.total)
-        return metrics | self.stage.reward_counts | self.stage.notes
+        return metrics | self.stage.reward_counts | self.stage.notes | self.stage.verify_metrics
 
     def _watch(self, step: int, metrics: dict[str, float]) -> None:
         for message in self.alarms.look(metrics):

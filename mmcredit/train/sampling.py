@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmcredit.evaluate.accuracy import reward_item
 from mmcredit.policy.passes import Pass, View
 from mmcredit.rollout.batch import Ask, Batch
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.rollout.reward_item import reward_item
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmcredit.answers.item import RewardItem
     from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
-    from mmcredit.rewards.base import RewardItem
     from mmcredit.rollout.strategies.base import Strategy
     from mmcredit.rollouts import Rollouts
     from mmcredit.train.costs import Costs
     from mmcredit.train.progress import Progress
     from mmcredit.train.prompts import PromptStream
     from mmcredit.train.setup import Parts
+    from mmcredit.verifiers.base import Verdict
 
 
 class SamplingStage:
@@ -54,6 +55,8 @@ class SamplingStage:
         self.step = 0
         self.notes: dict[str, float] = {}
         self.reward_counts: dict[str, float] = {}
+        self.verify_metrics: dict[str, float] = {}
+        self.verdicts: Mapping[str, Sequence[Verdict]] = {}  # of the last batch, by verifier
         self._asked = 0  # prompts asked in this step: enters the seeds, so that no two asks share one
 
     @property
@@ -69,6 +72,7 @@ class SamplingStage:
     def run(self, step: int) -> Batch:
         """Prompts, responses and rewards of one step. Raises RuntimeError if the strategies leave no response."""
         self.step, self.notes, self.reward_counts, self._asked = step, {}, {}, 0
+        self.parts.verifying.begin()
         asks = self.asks(self.take(self.config.rollout.prompts))
         self.engine.sync()
         batch = self._layer(0)(asks)
@@ -76,6 +80,21 @@ class SamplingStage:
             names = ", ".join(s.name for s in self.strategies)
             raise RuntimeError(f"step {step}: the sampling strategies ({names}) left no response to train on")
         return batch
+
+    def verified(self, batch: Batch, rollouts: Rollouts) -> Rollouts:
+        """The scored batch with the signals of the run's verifiers; waits for their answers."""
+        verifying = self.parts.verifying
+        if not verifying:
+            return rollouts
+        with self.costs.stage("verify"):
+            self.bar.stage("verify")
+            found = verifying.collect(rollouts, batch.samples, batch.texts)
+        self.costs.add("verify", **found.spent)
+        self.verdicts = found.verdicts
+        self.verify_metrics = {**found.metrics, **{f"cost/verify_{k}": value for k, value in found.spent.items()}}
+        for message in found.alarms:
+            self._event(message, "alarm", "warning")
+        return rollouts.with_signals(found.signals)
 
     def observe(self, rollouts: Rollouts) -> None:
         """Show the scored batch to the strategies."""
@@ -146,6 +165,7 @@ class SamplingStage:
             rewards=torch.tensor(total, dtype=torch.float32),
             reward_parts={k: torch.tensor(v, dtype=torch.float32) for k, v in parts.items()},
         )
+        self.parts.verifying.ask(rollouts, samples, texts)
         return Batch(samples, prompts, rollouts.to(self.policy.device), texts)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Response]:

@@ -18,10 +18,13 @@ import torch
 from mmcredit.components import Needs, build, build_all
 from mmcredit.credit import Pipeline
 from mmcredit.policy.views import Views, furnish_views
+from mmcredit.prepare import held_out_samples, load_samples, make_pool, seed_everything
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
 from mmcredit.train.local import LocalEngine
 from mmcredit.train.update import Updater, signals_for_update
+from mmcredit.verifiers.background import Verifying
+from mmcredit.verifiers.base import RunContext
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine
     from mmcredit.rollout.strategies.base import Strategy
+    from mmcredit.verifiers.base import Verifier
 
 
 @dataclass
@@ -49,46 +53,8 @@ class Parts:
     samples: Sequence[Sample]
     held_out: Sequence[Sample]
     strategies: list[Strategy]  # around plain sampling, outermost first
+    verifying: Verifying  # the run's verifiers, asked beside the step
     views: Views  # masked and corrupted prompts of the current step
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators. Only dropout and third parties draw from them; ours are derived by purpose."""
-    random.seed(derive(seed, "python") % 2**32)
-    np.random.seed(derive(seed, "numpy") % 2**32)
-    torch.manual_seed(derive(seed, "torch"))
-
-
-def load_samples(config: RunConfig, entry: Any) -> Sequence[Sample]:
-    """The samples of a source entry. Raises ValueError for an empty or unreadable one."""
-    return build("source", entry).load(config.data.media)  # type: ignore[attr-defined]
-
-
-def held_out_samples(config: RunConfig) -> list[Sample]:
-    """The evaluation questions: the first `evaluate.limit` of a seeded shuffle."""
-    if config.data.evaluate is None:
-        return []
-    samples = load_samples(config, config.data.evaluate)
-    order = np.random.RandomState(derive(config.run.seed, "held-out") % 2**32).permutation(len(samples))
-    return [samples[int(i)] for i in order[: config.evaluate.limit]]
-
-
-def make_pool(config: RunConfig, run_dir: Path | None = None) -> RewardPool:
-    """The reward workers of a run."""
-    from mmcredit.rewards.base import Reward
-    from mmcredit.rewards.pool import RewardPool
-
-    rewards = build_all("reward", config.rewards)
-    assert all(isinstance(r, Reward) for r in rewards)
-    return RewardPool(
-        rewards,  # type: ignore[arg-type]
-        workers=config.reward_workers.count,
-        memory_limit_mb=config.reward_workers.memory_limit_mb,
-        keep_env=config.reward_workers.keep_env,
-        seed=derive(config.run.seed, "rewards") % 2**32,
-        max_error_share=config.check.max_reward_error_share,
-        log=None if run_dir is None else run_dir / "rewards.log",
-    )
 
 
 def furnish(config: RunConfig) -> Parts:
@@ -126,7 +92,8 @@ def furnish(config: RunConfig) -> Parts:
         needs = needs | strategy.needs()
     needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
     checks = config.check.parity or config.check.image_probe
-    given = frozenset(name for strategy in strategies for name in strategy.gives)
+    verifiers: list[Verifier] = build_all("verifier", config.verifiers)  # type: ignore[assignment]
+    given = frozenset(name for s in strategies for name in s.gives) | {name for v in verifiers for name in v.gives}
     plan = plan_scores(needs, updater.on_policy, given=given)
     first_plan = plan_scores(needs, updater.on_policy, check_mismatch=checks, given=given)
     views = {*plan.views, *(p.view for p in updater.passes)}
@@ -145,6 +112,9 @@ def furnish(config: RunConfig) -> Parts:
         samples=samples,
         held_out=held_out,
         strategies=strategies,
+        verifying=Verifying(
+            verifiers, RunContext(policy.tokenizer, Path(config.run.dir), config.run.seed, config.data.media)
+        ),
         views=furnish_views(policy, needs.views, config.run.seed),
     )
 

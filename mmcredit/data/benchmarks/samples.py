@@ -7,7 +7,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, overload
 
 from mmcredit.data.benchmarks.layout import locate
 from mmcredit.data.benchmarks.table import Table
@@ -21,13 +21,40 @@ from mmcredit.data.values import to_media
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from mmcredit.data.benchmarks.base import Benchmark, Item
+    from mmcredit.data.benchmarks.item import Item
+    from mmcredit.data.benchmarks.layout import Format
+    from mmcredit.data.benchmarks.table import Row
+
+
+class Questions(Protocol):
+    """What the samples of a benchmark ask of it: its files, and its rows in the common form."""
+
+    name: ClassVar[str]
+    format: ClassVar[Format]
+    split: str
+
+    def item(self, row: Row) -> Item:
+        """The row in the common form."""
+        ...
+
+    def keeps(self, item: Item) -> bool:
+        """Whether an item belongs to the chosen part of the split."""
+        ...
+
+    def prompt(self, item: Item) -> str:
+        """The text of the user's turn, with "<image>" where a picture stands."""
+        ...
+
+    def reference(self, answer: str | None, letter: str | None) -> str | None:
+        """The reference in the form in which it is compared."""
+        ...
+
 
 PLACEHOLDER = "<image>"
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 
 
-def load(benchmark: Benchmark, root: Path, limits: MediaLimits | None = None) -> BenchmarkSamples:
+def load(benchmark: Questions, root: Path, limits: MediaLimits | None = None) -> BenchmarkSamples:
     """See `Benchmark.load`."""
     files = locate(benchmark.name, benchmark.format, benchmark.split, root)
     table = Table(benchmark.name, benchmark.format, files)
@@ -48,7 +75,7 @@ class BenchmarkSamples(Sequence[Sample]):
 
     def __init__(
         self,
-        benchmark: Benchmark,
+        benchmark: Questions,
         table: Table,
         items: Sequence[Item],
         limits: MediaLimits,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,9 +13,16 @@ from mmcredit.data.sources.base import Source
 from mmcredit.data.templates import compile_template
 
 if TYPE_CHECKING:
-    from mmcredit.data.benchmarks.base import Benchmark
     from mmcredit.data.benchmarks.samples import BenchmarkSamples
     from mmcredit.data.media import MediaLimits
+
+
+class Loads(Protocol):
+    """What the source asks of a component of the kind `benchmark` (`mmcredit.evaluate.benchmarks.base`)."""
+
+    def load(self, root: str | Path, limits: MediaLimits | None = None) -> BenchmarkSamples:
+        """The samples of the chosen split."""
+        ...
 
 
 @register("source", "benchmark")
@@ -70,7 +77,7 @@ class BenchmarkSource(Source):
         self.benchmark()
         return self
 
-    def benchmark(self) -> Benchmark:
+    def benchmark(self) -> Loads:
         """The benchmark with its fields. Raises ValueError for an unknown split or field."""
         fields = {**self.options, "scoring": self.scoring}
         if self.split is not None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmcredit.answers.extract import last_boxed
 from mmcredit.data.columns import get, is_empty
-from mmcredit.rewards.extract import last_boxed
 
 Extract = Callable[[Any], str | None]
 

@@ -11,7 +11,7 @@ from mmcredit.components import Needs, register
 from mmcredit.credit.tokens import has_media
 from mmcredit.objective.base import MAX_LOG_RATIO, Regularizer, RegularizerInputs, RegularizerLoss, masked
 from mmcredit.objective.success import Success
-from mmcredit.policy.view_settings import MaskedView
+from mmcredit.views.images import MaskedView
 
 if TYPE_CHECKING:
     from torch import Tensor

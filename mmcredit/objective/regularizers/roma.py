@@ -21,7 +21,7 @@ from mmcredit.objective.base import (
     response_mean,
 )
 from mmcredit.objective.success import Success
-from mmcredit.policy.view_settings import CorruptedView
+from mmcredit.views.images import CorruptedView
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from mmcredit.components import Needs, register
 from mmcredit.objective.base import Regularizer, RegularizerInputs, RegularizerLoss, masked
-from mmcredit.policy.teacher import TeacherView
+from mmcredit.views.teacher import TeacherView
 
 
 @register("regularizer", "teacher_kl")

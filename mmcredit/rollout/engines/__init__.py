@@ -1,1 +1,1 @@
-"""Rollout engines: one module each, registered under the kind ``engine``."""
+"""Rollout engines: a package each (component, settings, engine), registered under the kind ``engine``."""

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, PrivateAttr
 
 from mmcredit.components import Needs, build, register
-from mmcredit.rollout.entropy_scale import EntropyScale
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
-from mmcredit.rollout.temperature import EntropyTemperature, TemperatureHook
+from mmcredit.rollout.drawing.temperature import EntropyTemperature, TemperatureHook
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.statistics.entropy_scale import EntropyScale
 
 if TYPE_CHECKING:
-    from mmcredit.config import RunConfig
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollouts import Rollouts
 
@@ -37,8 +36,8 @@ class AdaptiveTemperature(Strategy):
     see what differs between the engines and not the temperature.
     Memory: four numbers, in the checkpoint.
     Composes: it acts on all sampling of the layers inside it, probes included; put it last to leave those alone.
-    Needs an engine with a logits hook. `mmcredit.rollout.temperature.EntropyTemperature` is the logits processor, free
-    of any engine.
+    Needs an engine with a logits hook. `mmcredit.rollout.drawing.temperature.EntropyTemperature` is the logits
+    processor, free of any engine.
     Cost: one more softmax per sampled token; the entropy of the clean pass.
     """
 
@@ -51,7 +50,7 @@ class AdaptiveTemperature(Strategy):
     def needs(self) -> Needs:
         return Needs(signals=("entropy",))
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         engine = build("engine", run.rollout.engine)
         if not getattr(engine, "takes_hook", False):
             raise ValueError(

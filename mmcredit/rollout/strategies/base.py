@@ -10,11 +10,10 @@ from mmcredit.components import Component
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import RunConfig
+    from mmcredit.answers.item import RewardItem
     from mmcredit.data.sample import Sample
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
-    from mmcredit.rewards.base import RewardItem
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.engine import Request, Response, RolloutEngine, Sampling
     from mmcredit.rollouts import Rollouts
@@ -109,6 +108,16 @@ class Stage(Protocol):
 Rest = Callable[[Sequence["Ask"]], "Batch"]
 
 
+class Run(Protocol):
+    """The blocks of a run config (`mmcredit.config.RunConfig`) that a strategy may look at when it is read."""
+
+    rollout: Any
+    rewards: Any
+    credit: Any
+    objective: Any
+    train: Any
+
+
 class Strategy(Component):
     """A layer around sampling. The first of the config's list is the outermost, plain sampling the innermost.
 
@@ -125,7 +134,7 @@ class Strategy(Component):
         """The batch of this layer."""
         raise TypeError(f"{type(self).__name__} does not implement __call__(asks, rest, stage)")
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         """Called when the config is read. Raises ValueError for a run that this strategy cannot serve."""
 
     def observe(self, rollouts: Rollouts, stage: Stage) -> None:

@@ -9,14 +9,13 @@ import torch
 from pydantic import Field
 
 from mmcredit.components import build, register
-from mmcredit.rollout.outcomes import advantages
-from mmcredit.rollout.selection import max_variance_subset
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.outcomes import advantages
+from mmcredit.statistics.variance_selection import max_variance_subset
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import RunConfig
     from mmcredit.rollout.batch import Ask, Batch
 
 
@@ -45,7 +44,7 @@ class D3SSelection(Strategy):
     n_init: float = Field(25.0, gt=0, le=100, description="percent of the pool kept at the start")
     n_final: float = Field(100.0, gt=0, le=100, description="percent of the pool kept at the end")
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         for entry in run.credit:
             method = build("credit", entry)
             if method.name == "d3s" and method.scope != "none":  # type: ignore[attr-defined]

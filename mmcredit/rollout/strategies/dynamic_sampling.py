@@ -9,13 +9,12 @@ from pydantic import Field
 
 from mmcredit.components import Needs, register
 from mmcredit.rollout.batch import Batch, join
-from mmcredit.rollout.outcomes import deciding, part_needed, span
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.outcomes import deciding, part_needed, span
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import RunConfig
     from mmcredit.rollout.batch import Ask
 
 
@@ -51,7 +50,7 @@ class DynamicSampling(Strategy):
     def needs(self) -> Needs:
         return Needs(reward_parts=part_needed(self.part))
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         if run.rollout.group < 2:
             raise ValueError(
                 f"rollout.group is {run.rollout.group}: a single response always equals itself, and 'dynamic_sampling' "

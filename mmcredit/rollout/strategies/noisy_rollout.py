@@ -12,12 +12,11 @@ from pydantic import Field, PrivateAttr
 from mmcredit.components import register
 from mmcredit.corruptions.operators.noise import DIFFUSION_STEPS, DiffusionNoise
 from mmcredit.rollout.batch import Ask
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmcredit.config import RunConfig
     from mmcredit.policy.pixels import Pixels
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Batch
@@ -32,7 +31,10 @@ class NoisyRollout(Strategy):
 
     Noise of diffusion step k on [0,1] pixels: clip(sqrt(a_k) x + sqrt(1 - a_k) N(0,1), 0, 1), see corruption
     `diffusion_noise`. k = int(alpha * decay), annealed over the run, with p = (step + 1)/T, step from 0:
-      sigmoid  1 - 1/(1 + exp(-lam (p - mid)))     linear  1 - p     power  1 - p^c     exp  1 - c^(T (1 - p))
+      sigmoid  1 - 1/(1 + exp(-lam (p - mid)))
+      linear   1 - p
+      power    1 - p^c
+      exp      1 - c^(T (1 - p))
     k = 0 still adds noise of 0.0047.
 
     Source: arXiv 2504.13055 and its code; Geometry3K setting (alpha 500, lam 30, mid 40 of 60 steps; on K12 450, 60 and
@@ -54,7 +56,7 @@ class NoisyRollout(Strategy):
     c: float = Field(0.9, gt=0, description="base of exp, exponent of power")
     _pixels: Pixels | None = PrivateAttr(None)
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         if self.noisy is not None and self.noisy > run.rollout.group:
             raise ValueError(f"noisy_rollout: noisy={self.noisy} exceeds rollout.group={run.rollout.group}")
 

@@ -9,13 +9,12 @@ import torch
 from pydantic import Field
 
 from mmcredit.components import register
-from mmcredit.rollout.continuations import State, monte_carlo
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.continuations import State, monte_carlo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import RunConfig
     from mmcredit.rollout.batch import Ask, Batch
 
 UNUSED = -2  # boundary_index of an empty slot
@@ -59,7 +58,7 @@ class SPOChainContinuations(Strategy):
         0.0, allow_inf_nan=False, description="reward of what the length limit stopped; null = as judged"
     )
 
-    def check(self, run: RunConfig) -> None:
+    def check(self, run: Run) -> None:
         if run.rollout.sampling.min_new_tokens:
             raise ValueError(
                 f"rollout.sampling.min_new_tokens is {run.rollout.sampling.min_new_tokens}, but continuations of "

@@ -1,0 +1,120 @@
+"""What an evaluation was made with: the cells it goes through, and everything that decides its answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcredit.corruptions.base import Corruption
+from mmcredit.corruptions.suite import SEEN, UNSEEN, Suite, operator
+from mmcredit.evaluate.ask.cells import CLEAN, Cell
+from mmcredit.evaluate.ask.questions import Target, listed
+
+if TYPE_CHECKING:
+    from mmcredit.config import RunConfig
+    from mmcredit.evaluate.benchmarks.judge import JudgeConfig
+    from mmcredit.rollout.engine import Sampling
+
+CORRUPTION_SEED = 0  # one for every evaluation: models of differently seeded runs see the same pixels
+VERSION = 1
+_BLOCK, _BLOCKS = 4096, 64  # bytes of a weight file that its fingerprint reads
+
+
+def suite_of(config: RunConfig | None) -> Suite:
+    """Operators that training saw, and the others: what the config's methods corrupt with, the built-in split if they
+    do not corrupt."""
+    if config is None:
+        return Suite()
+    from mmcredit.components import build_all
+    from mmcredit.credit import Pipeline
+
+    needs = Pipeline(config.credit).needs() | config.build_objective().needs()
+    for strategy in build_all("strategy", config.rollout.strategies):
+        needs = needs | strategy.needs()
+    view = needs.views.get("corrupted")
+    if view is None:
+        return Suite()
+    seen = tuple(view.operators)
+    titles = {each.title for each in seen}
+    return Suite(seen=seen, unseen=tuple(operator(n) for n in (*SEEN, *UNSEEN) if n not in titles))
+
+
+def cells_of(corrupt: str | None, severity: str | None, suite: Suite) -> list[Cell]:
+    """The cells of `--corrupt` and `--severity`: clean first, then every operator at every severity.
+
+    `corrupt`: all, seen, unseen, or operators as in a config. Raises ValueError for unknown operators or severities.
+    """
+    if corrupt is None:
+        if severity is not None:
+            raise ValueError("--severity says how strong --corrupt is; name the operators there (all, seen, unseen)")
+        return [CLEAN]
+    chosen: list[Corruption] = []
+    for entry in listed(corrupt):
+        if entry in ("seen", "unseen", "all"):
+            chosen += [*(suite.seen if entry != "unseen" else ()), *(suite.unseen if entry != "seen" else ())]
+        else:
+            known = {each.title: each for each in (*suite.seen, *suite.unseen)}
+            chosen.append(known[entry] if isinstance(entry, str) and entry in known else operator(entry))
+    titles = [each.title for each in chosen]
+    if twice := sorted({t for t in titles if titles.count(t) > 1}):
+        raise ValueError(f"--corrupt names {twice[0]} twice; give one of them a label ({{{twice[0]}: {{label: ...}}}})")
+    severities = suite.eval_severities if severity is None else _severities(severity)
+    return [CLEAN, *(Cell(each, s) for each in chosen for s in severities)]
+
+
+def _severities(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if any(word not in ("1", "2", "3", "4", "5") for word in words) or len(set(words)) < len(words):
+        raise ValueError(f"--severity takes different whole numbers from 1 to 5 with commas between, got {text!r}")
+    return [int(word) for word in words]
+
+
+def settings_of(
+    config: RunConfig, target: Target, cells: Sequence[Cell], sampling: Sampling, judge: JudgeConfig | None
+) -> dict[str, Any]:
+    """Everything that decides the rows of a target, as plain values."""
+    model = config.model
+    return {
+        "version": VERSION,
+        "questions": dict(target.spec),
+        "model": {
+            **model.model_dump(
+                mode="json",
+                include={"path", "dtype", "min_pixels", "max_pixels", "chat_template", "lora", "trust_remote_code"},
+            ),
+            "fingerprint": fingerprint(model.path),
+        },
+        "sampling": sampling.model_dump(mode="json"),
+        "attempts": config.evaluate.samples,
+        "seed": config.run.seed,
+        "max_prompt_tokens": config.data.max_prompt_tokens,
+        "engine": config.rollout.engine,
+        "corruption_seed": CORRUPTION_SEED,
+        "cells": {c.label: None if c.operator is None else c.operator.spec() for c in cells},
+        "judge": None if judge is None or target.benchmark is None else {"model": judge.model},
+    }
+
+
+def fingerprint(path: str) -> str | None:
+    """A hash that differs between two sets of weights at one path; None for a hub id.
+
+    Reads the small files of the folder, and of each weight file its size and 64 pieces spread evenly over it: training
+    moves all weights, and reading all bytes of a large model would take minutes.
+    """
+    from mmcredit.policy.load import resolve_path
+
+    folder = Path(resolve_path(path))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = file.stat().st_size
+        digest.update(json.dumps([file.name, size]).encode())
+        with file.open("rb") as content:
+            for i in range(_BLOCKS if size > _BLOCK * _BLOCKS else 1):
+                content.seek(size * i // _BLOCKS if size > _BLOCK * _BLOCKS else 0)
+                digest.update(content.read(_BLOCK if size > _BLOCK * _BLOCKS else size))
+    return digest.hexdigest()[:16]

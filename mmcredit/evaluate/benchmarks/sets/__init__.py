@@ -1,0 +1,1 @@
+"""The benchmarks, one file each, registered under the kind ``benchmark``."""

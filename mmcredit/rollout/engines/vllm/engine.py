@@ -1,0 +1,266 @@
+"""The engine `vllm`: vLLM in this process, drawing as the engine `hf` draws."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmcredit.rollout.drawing.stop import StopStrings
+from mmcredit.rollout.drawing.temperature import EntropyTemperature, TemperatureHook
+from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.rollout.engines.vllm.weights import policy_weights, write_folder
+
+if TYPE_CHECKING:
+    from mmcredit.policy.policy import Policy
+    from mmcredit.policy.prompt import Prompt
+    from mmcredit.rollout.engines.vllm.settings import Settings
+
+
+class VLLMEngine:
+    """The engine `vllm`; see `VLLM` for what it promises. Not for use from several threads at once."""
+
+    def __init__(self, policy: Policy, config: Settings) -> None:
+        """Start vLLM with a copy of the policy's weights. Raises ValueError if it is not installed or refuses them."""
+        self.policy = policy
+        self.config = config
+        self.hook: TemperatureHook | None = None
+        self.counts = {"requests": 0, "prompt_tokens": 0, "syncs": 0, "synced_bytes": 0}
+        self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)
+        self._folder = Path(tempfile.mkdtemp(prefix="mmcredit-vllm-", dir=_memory_folder()))
+        try:
+            self._names = write_folder(policy, self._folder)
+            self._llm = _start(policy, config, self._folder)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """Responses in request order, members in seed order.
+
+        `progress` is told how many responses have just finished. Raises ValueError for a request that does not fit the
+        model and for a prompt that vLLM expands to other ids than the trainer scores, RuntimeError for logits that are
+        not finite.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        from mmcredit.rollout.engines.vllm.draw import Draw
+
+        if any(not s for s in sampling.stop):
+            raise ValueError(f"a stop string must not be empty, got {list(sampling.stop)!r}; drop it from `stop`")
+        end_ids = tuple(sorted({*self.policy.eos_token_ids, *sampling.stop_token_ids}))
+        if sampling.stop and not end_ids:
+            raise ValueError("stop strings need a model with an end token; give one in rollout.sampling.stop_token_ids")
+        draw = Draw(sampling, self.policy.suppressed_ids, end_ids, self._adapted())
+        prompts, parameters, places = [], [], []
+        pictures: dict[int, list[Any]] = {}
+        for i, request in enumerate(requests):
+            self._check(request, sampling)
+            limit = request.new_tokens(sampling.max_new_tokens)
+            shown = self._shown(request.prompt, pictures)
+            prefix = [int(t) for t in request.prefix]
+            for member, seed in enumerate(request.seeds):
+                if not 0 <= int(seed) < 2**128:
+                    raise ValueError(f"a sampling seed must lie in [0, 2**128), got {seed}")
+                prompts.append(TokensPrompt(**{**shown, "prompt_token_ids": [*shown["prompt_token_ids"], *prefix]}))
+                parameters.append(
+                    SamplingParams(
+                        temperature=0.0,  # the draw is made by our logits processor
+                        max_tokens=limit,
+                        logprobs=0,
+                        stop_token_ids=list(end_ids),
+                        ignore_eos=True,  # ends are those of `stop_token_ids`
+                        detokenize=False,
+                        extra_args=draw.arguments(int(seed), limit, len(prefix)),
+                    )
+                )
+                places.append((i, member))
+        if not prompts:
+            return []
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=_bar(progress))
+        self.counts["requests"] += len(outputs)
+        strings = self._stop_strings(sampling.stop)
+        return [
+            self._response(requests[i], member, output, sampling, strings)
+            for (i, member), output in zip(places, outputs, strict=True)
+        ]
+
+    def sync(self) -> None:
+        """Take over the policy's present weights, and forget all that the old ones computed."""
+        self.policy.weights_changed()
+        # All of them: vLLM lays out a module anew as a whole when it reloads.
+        named = dict(policy_weights(self.policy))
+        if different := sorted(named.keys() ^ self._names):
+            raise RuntimeError(
+                f"{len(different)} weights are not those that the engine was started with, {different[0]!r} among them"
+            )
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(named.items())})
+        self.reset_caches()
+        self.counts["syncs"] += 1
+        self.counts["synced_bytes"] += sum(v.numel() * v.element_size() for v in named.values())
+
+    def reset_caches(self) -> None:
+        """Empty what vLLM keeps of images (worker and scheduler) and of prefixes."""
+        self._llm.reset_mm_cache()
+        self._llm.llm_engine.reset_encoder_cache()
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not empty its prefix cache: requests of an earlier call still run")
+
+    def close(self) -> None:
+        """End the engine and remove its folder."""
+        llm, self._llm = getattr(self, "_llm", None), None
+        if llm is not None:
+            core = llm.llm_engine.engine_core
+            core.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def _adapted(self) -> EntropyTemperature | None:
+        if self.hook is None:
+            return None
+        if not isinstance(self.hook, TemperatureHook):
+            raise ValueError(f"engine 'vllm' takes temperatures by entropy as a logits hook, got {self.hook!r}")
+        return self.hook.processor
+
+    def _check(self, request: Request, sampling: Sampling) -> None:
+        prompt, new_tokens = request.prompt, request.new_tokens(sampling.max_new_tokens)
+        if new_tokens < 1:
+            raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
+        if not len(prompt):
+            raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
+        longest = self._llm.llm_engine.model_config.max_model_len
+        total = len(prompt) + len(request.prefix) + new_tokens
+        if total > longest:
+            raise ValueError(
+                f"sample {prompt.sample_id}: prompt {len(prompt)} + prefix {len(request.prefix)} + max_new_tokens "
+                f"{new_tokens} = {total} exceed the engine's {longest} positions; lower max_new_tokens or the prompt "
+                "limit, or raise rollout.engine.vllm.max_model_len"
+            )
+
+    def _shown(self, prompt: Prompt, pictures: dict[int, list[Any]]) -> dict[str, Any]:
+        """What vLLM reads: ids with one placeholder per medium, and the pictures (decoded once per prompt and call)."""
+        if not prompt.media:
+            return {"prompt_token_ids": prompt.tokens.tolist()}
+        assert prompt.unexpanded is not None
+        assert prompt.sample is not None
+        if any(m.kind != "image" for m in prompt.sample.media):
+            raise ValueError(f"sample {prompt.sample_id}: engine 'vllm' takes images only so far; use engine hf")
+        if id(prompt) not in pictures:
+            pictures[id(prompt)] = [self.policy.encoder.load_image(m) for m in prompt.sample.media]
+        return {
+            "prompt_token_ids": prompt.unexpanded.tolist(),
+            "multi_modal_data": {"image": pictures[id(prompt)]},
+            "multi_modal_uuids": {"image": list(prompt.media_keys)},
+        }
+
+    def _response(
+        self, request: Request, member: int, output: Any, sampling: Sampling, strings: StopStrings | None
+    ) -> Response:
+        prompt = request.prompt
+        expected = len(prompt) + len(request.prefix)
+        if len(output.prompt_token_ids) != expected:
+            raise ValueError(
+                f"sample {prompt.sample_id}: vLLM reads {len(output.prompt_token_ids)} prompt tokens, the trainer "
+                f"{expected}; its image processor differs: compare model.max_pixels with the processor's own limits"
+            )
+        said = output.outputs[0]
+        tokens = [int(t) for t in said.token_ids]
+        logprobs = [float(step[token].logprob) for step, token in zip(said.logprobs, tokens, strict=True)]
+        if any(p != p or p == float("-inf") for p in logprobs):
+            raise RuntimeError(
+                f"sample {prompt.sample_id}: the model's logits are not finite; the weights or the prompt's features "
+                "hold NaN or infinity"
+            )
+        stopped = said.finish_reason == "stop"
+        if strings is not None:
+            from mmcredit.rollout.engines.vllm.draw import completed
+
+            if len(tokens) > 1 and completed(request.prefix, tokens[:-1], sampling, strings):
+                tokens, logprobs, stopped = tokens[:-1], logprobs[:-1], True  # the end token that we put behind it
+            else:
+                stopped = stopped or completed(request.prefix, tokens, sampling, strings)
+        return Response(request.tag, member, tokens, logprobs, "stop" if stopped else "length")
+
+    def _stop_strings(self, stop: tuple[str, ...]) -> StopStrings | None:
+        if stop != self._strings[0]:
+            tokenizer = self.policy.tokenizer
+            made = StopStrings(stop, tokenizer, len(tokenizer), torch.device("cpu")) if stop else None
+            self._strings = (stop, made)
+        return self._strings[1]
+
+
+def _start(policy: Policy, config: Settings, folder: Path) -> Any:
+    """A vLLM engine in this process."""
+    on_cpu = policy.device.type == "cpu"
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gb))
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ValueError(
+            f"engine 'vllm' needs vLLM ({error}): pip install 'mmcredit[vllm]', on a CPU scripts/setup_vllm.sh"
+        ) from None
+    dtype = config.dtype if config.dtype != "auto" else str(policy.body.embed.weight.dtype).removeprefix("torch.")
+    state = torch.get_rng_state()  # vLLM seeds the global generators
+    options: dict[str, Any] = {} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
+    try:
+        return LLM(
+            model=str(folder),
+            dtype=dtype,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_concurrent,
+            enforce_eager=config.enforce_eager,
+            tensor_parallel_size=config.tensor_parallel_size,
+            logits_processors=["mmcredit.rollout.engines.vllm.draw:SeededDraw"],
+            logprobs_mode="processed_logits",
+            async_scheduling=False,  # a row's step is read off the tokens it has
+            enable_prefix_caching=True,
+            **options,
+        )
+    finally:
+        torch.set_rng_state(state)
+
+
+def _memory_folder() -> str | None:
+    """A folder in memory where there is one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _bar(progress: Callable[[int], None] | None) -> Any:
+    """What vLLM takes for a progress bar; it tells `progress` of finished responses, and prints nothing."""
+    if progress is None:
+        return False
+
+    class Told:
+        """The part of tqdm's interface that vLLM uses."""
+
+        def __init__(self, iterable: Any = None, *, desc: str = "", **kwargs: Any) -> None:
+            self.iterable, self.finished = iterable, desc.startswith("Processed")
+            self.n, self.postfix, self.format_dict = 0, "", {"elapsed": 1.0}
+
+        def __iter__(self) -> Any:
+            return iter(self.iterable)
+
+        def update(self, n: int = 1) -> None:
+            self.n += n
+            if self.finished and progress is not None:
+                progress(n)
+
+        def refresh(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    return Told

@@ -1,0 +1,25 @@
+"""What a reward may see of a response."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmcredit.answers.item import RewardItem
+from mmcredit.data.sample import last_text
+
+if TYPE_CHECKING:
+    from mmcredit.data.sample import Sample
+    from mmcredit.rollout.engine import Response
+
+
+def reward_item(sample: Sample, text: str, response: Response) -> RewardItem:
+    """What a reward may see of one response."""
+    return RewardItem(
+        response=text,
+        answer=sample.answer,
+        prompt=last_text(sample),
+        num_tokens=len(response.tokens),
+        truncated=response.finish == "length",
+        sample_id=sample.id,
+        meta=dict(sample.meta),
+    )
