@@ -70,9 +70,12 @@ class DeepSpeed(Component):
 
     def open(self, policy: Policy, config: TrainBlock, total_updates: int, world: World) -> DeepSpeedEngine:
         """The engine over the policy's trainable parameters. Raises ValueError if there is none."""
+        import torch
+
         from mmcredit.train.engines.deepspeed.engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(policy, config, total_updates, world, self)
+        bfloat16 = policy.model.dtype == torch.bfloat16
+        return DeepSpeedEngine(policy, config, total_updates, world, self.plan(config, bfloat16, world.size))
 
     def plan(self, config: TrainBlock, bfloat16: bool, ranks: int) -> dict[str, Any]:
         """DeepSpeed's own configuration."""

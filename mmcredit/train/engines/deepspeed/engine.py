@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from mmcredit.config import TrainBlock
     from mmcredit.policy.policy import Policy
-    from mmcredit.train.engines.deepspeed.component import DeepSpeed
     from mmcredit.world import World
 
 
@@ -33,18 +32,19 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, policy: Policy, config: TrainBlock, total_updates: int, world: World, settings: DeepSpeed
+        self, policy: Policy, config: TrainBlock, total_updates: int, world: World, plan: dict[str, Any]
     ) -> None:
+        """`plan`: DeepSpeed's own configuration."""
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        self.config, self.total_updates, self.world, self.settings = config, total_updates, world, settings
+        self.config, self.total_updates, self.world = config, total_updates, world
+        self.stage = int(plan["zero_optimization"]["stage"])
         self.parameters: dict[str, nn.Parameter] = named_parameters(policy)
         self.counters = Counters()
         self.loss_scale = world.size
-        self.in_step = settings.stage >= 2
+        self.in_step = self.stage >= 2
         self._pending = False  # whether a backward has been made since the last step
-        bfloat16 = next(iter(self.parameters.values())).dtype == torch.bfloat16
         carrier = Carrier(policy)
         # A rate of 0 until the first step sets one: backends differ in what they do with the optimizer before.
         optimizer = torch.optim.AdamW(
@@ -54,11 +54,12 @@ class DeepSpeedEngine:
             self.engine, *_ = deepspeed.initialize(
                 model=carrier,
                 optimizer=optimizer,
-                config=settings.plan(config, bfloat16, world.size),
+                config=plan,
                 dist_init_required=False,
             )
-        self.scope = Spread(self.engine, carrier, world) if settings.stage == 3 else None
-        policy.scope = self.scope or (Spread(self.engine, carrier, world) if self.in_step else None)
+        spread = Spread(self.engine, carrier, world)
+        self.scope = spread if self.stage == 3 else None
+        policy.scope = spread if self.in_step else None
 
     def backward(self, loss: Tensor) -> None:
         self._pending = True
@@ -72,9 +73,9 @@ class DeepSpeedEngine:
             return StepResult(0.0, rate, self.counters.count(0.0, self.config))
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        if self.settings.stage < 2:
+        if self.stage < 2:
             self._same_gradients()
-        if self.settings.stage == 0 and not hasattr(self.engine.optimizer, "bf16_groups"):
+        if self.stage == 0 and not hasattr(self.engine.optimizer, "bf16_groups"):
             return self._plain_step(rate)
         self.engine.step()
         found = self.engine.get_global_grad_norm()
