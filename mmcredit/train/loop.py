@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +11,18 @@ import torch
 
 from mmcredit.components import build
 from mmcredit.config import RunConfig, dump
-from mmcredit.evaluate.accuracy import Evaluation, evaluate
-from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
+from mmcredit.evaluate.accuracy import Evaluation
 from mmcredit.frozen import FOLDER, freeze
 from mmcredit.intervals import Interval, paired_gain
-from mmcredit.policy.passes import BLIND, CLEAN, Pass
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
-from mmcredit.train import checks
 from mmcredit.train.alarms import Alarms
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import Costs
-from mmcredit.train.metrics import batch_metrics, credit_metrics
+from mmcredit.train.first_step import score
+from mmcredit.train.held_out import HeldOut
+from mmcredit.train.metrics import batch_metrics, credit_metrics, mismatch_metrics
 from mmcredit.train.progress import Progress
 from mmcredit.train.prompts import PromptStream
 from mmcredit.train.sample_table import sample_rows
@@ -75,7 +73,6 @@ class Trainer:
         self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
         self.step = 0  # the next step to run
         self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
-        self.baseline: list[float] | None = None  # right/wrong per held-out question before training
         saved: dict[str, Any] = {}
         if checkpoint is not None:
             self.step, saved = self.checkpoints.load(checkpoint)
@@ -89,6 +86,9 @@ class Trainer:
             )
             if self.world.writes
             else NoRecords()
+        )
+        self.held_out = HeldOut(
+            config, self.parts, self.costs, self.progress, self.records, self._encode, self._refused
         )
         self.records.write_config(dump(config))
         self.records.write_versions(versions())
@@ -116,26 +116,27 @@ class Trainer:
         config, parts = self.config, self.parts
         try:
             before = None
-            if parts.held_out and self.step == 0:
-                before = self._evaluate(0)
-                self.baseline = before.correct
+            if self.held_out and self.step == 0:
+                before = self.held_out(0)
+                self.held_out.baseline = before.correct
             self.progress.start(config.run.steps, self.step)
             while self.step < config.run.steps:
                 self._one_step(self.step)
                 self.step += 1
                 every = config.evaluate.every
-                if parts.held_out and every and self.step % every == 0 and self.step < config.run.steps:
-                    self._evaluate(self.step)
+                if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
+                    self.held_out(self.step)
                 if config.checkpoint.every and self.step % config.checkpoint.every == 0:
                     self.save()
-            after = self._evaluate(self.step) if parts.held_out else None
+            after = self.held_out(self.step) if self.held_out else None
             if config.checkpoint.final:
                 if not config.checkpoint.every or self.step % config.checkpoint.every:
                     self.save()
                 with parts.trainer.whole():
                     if self.world.writes:
                         parts.policy.save(self.run_dir / "model")
-            gain = paired_gain(self.baseline, after.correct) if after is not None and self.baseline else None
+            baseline = self.held_out.baseline
+            gain = paired_gain(baseline, after.correct) if after is not None and baseline else None
             training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
             return Outcome(self.run_dir, self.step, before, after, gain, seconds)
@@ -177,11 +178,21 @@ class Trainer:
             )
         metrics |= batch_metrics(rollouts, batch.texts, parts.policy.tokenizer, batch.prompts)
         metrics |= credit_metrics(credit, rollouts)
-        metrics |= self._mismatch(rollouts, scores, seen)
-        metrics |= self._cost_metrics(rollouts, time.perf_counter() - began)
-        self._watch(step, metrics)
+        metrics |= mismatch_metrics(rollouts, scores, seen)
+        metrics |= self._spent(rollouts, time.perf_counter() - began)
+        self._raise_alarms(metrics)
         self.records.metrics.write(step, metrics)
         self.progress.step(step, metrics)
+        self._write_down(step, batch, rollouts, credit, seen)
+
+    def _score(self, batch: Batch, step: int) -> tuple[Rollouts, Tensor | None]:
+        return score(self.parts, self.config, batch, step == 0, self._event)
+
+    # -- what is written down -----------------------------------------------------------------------------------
+
+    def _write_down(self, step: int, batch: Batch, rollouts: Rollouts, credit: Credit, seen: Tensor) -> None:
+        """Sample table, frozen rollouts and costs, at the steps that have them. `seen` [B,T]: first log-probs."""
+        config, parts = self.config, self.parts
         if self.world.writes and self._wants_samples(step):
             logprobs = seen if rollouts.old_logprobs is None else rollouts.old_logprobs
             rows = sample_rows(
@@ -193,7 +204,7 @@ class Trainer:
             self._freeze(rollouts, step)
         if step % 10 == 0 or step == config.run.steps - 1:
             self._count_passes()
-            self.records.write_cost(costs.as_dict(self._passes))
+            self.records.write_cost(self.costs.as_dict(self._passes))
 
     def _wants_samples(self, step: int) -> bool:
         every = self.config.log.samples_every
@@ -208,58 +219,7 @@ class Trainer:
                 for name, value in counters.items():
                     known[name] += value
 
-    def _score(self, batch: Batch, step: int) -> tuple[Rollouts, Tensor | None]:
-        """The passes before the update; at the first step, the checks."""
-        parts, config = self.parts, self.config
-        first = step == 0
-        plan = parts.first_plan if first else parts.plan
-        if not plan.passes:
-            return batch.rollouts, None
-        passes = list(plan.passes)
-        has_media = torch.tensor([bool(batch.prompts[g].visual.any()) for g in batch.rollouts.group.tolist()])
-        has_media = has_media.to(parts.policy.device)
-        probe = first and config.check.image_probe and bool(has_media.any())
-        if probe:
-            passes.append(Pass(BLIND, frozenset({"logprobs"})))
-        temperature = config.rollout.sampling.temperature
-        results = parts.policy.score(batch.prompts, batch.rollouts, passes, temperature=temperature)
-        clean = results[CLEAN].get("logprobs") if CLEAN in results else None
-        rollouts = batch.rollouts.with_signals(plan.read(results))
-        if plan.old_logprobs and clean is not None:
-            known = batch.rollouts.old_logprobs  # of replayed responses: those of the policy that sampled them
-            old = clean if known is None else torch.where(torch.isfinite(known), known, clean)
-            rollouts = rollouts.replace(old_logprobs=old)
-        if first and clean is not None and not bool(rollouts.mask.any()):
-            self._event(
-                "no token of the first step bears credit: sampler and trainer were not compared", "alarm", "warning"
-            )
-        elif first and clean is not None:
-            found = checks.mismatch(rollouts, clean)
-            if found is not None and config.check.parity:
-                self._event(
-                    f"parity: KL(sampler || trainer) {found.kl:.3g} nats per token, largest {found.largest:.3g}"
-                )
-                checks.parity_gate(found, config.check)
-            if probe and bool((rollouts.mask & has_media[:, None]).any()):
-                moved = checks.image_sensitivity(clean, results[BLIND]["logprobs"], has_media, rollouts.mask)
-                self._event(f"image probe: hiding the image moves a log-prob by {moved:.3g} nats on average")
-                checks.image_gate(moved, config.check)
-        return rollouts, clean
-
-    # -- numbers ------------------------------------------------------------------------------------------------
-
-    def _mismatch(self, rollouts: Rollouts, clean: Tensor | None, seen: Tensor) -> dict[str, float]:
-        """Sampler against trainer, from whichever clean log-probs this step has (before its first update)."""
-        logprobs = clean if clean is not None else seen
-        known = rollouts.mask & torch.isfinite(logprobs)
-        if not bool(known.any()):
-            return {}
-        found = checks.mismatch(rollouts.replace(mask=known), logprobs)
-        if found is None:
-            return {}
-        return {"mismatch/kl": found.kl, "mismatch/max": found.largest, "mismatch/not_finite": float(found.not_finite)}
-
-    def _cost_metrics(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
+    def _spent(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
         metrics = {f"cost/{name}_seconds": value for name, value in self.costs.last.items()}
         metrics["cost/step_seconds"] = seconds
         metrics["cost/tokens_per_second"] = float(rollouts.mask.sum()) / seconds
@@ -267,62 +227,12 @@ class Trainer:
         metrics["data/dropped"] = float(self.stream.dropped.total)
         return metrics | self.stage.reward_counts | self.stage.notes | self.stage.verify_metrics
 
-    def _watch(self, step: int, metrics: dict[str, float]) -> None:
+    def _raise_alarms(self, metrics: dict[str, float]) -> None:
         for message in self.alarms.look(metrics):
             self._event(message, "alarm", "warning")
         if metrics.get("policy/skipped_updates"):
             norm = metrics["policy/grad_norm"]
             self._event(f"an update was skipped: the gradient norm was {norm}", "alarm", "warning")
-
-    def _evaluate(self, step: int) -> Evaluation:
-        """Held-out accuracy with the present weights."""
-        config, parts = self.config, self.parts
-        pairs = []
-        for sample in parts.held_out:
-            try:
-                pairs.append((sample, self._encode(sample)))
-            except ValueError as error:
-                self._refused("held-out: not usable", sample.id, str(error))
-        sampling = evaluation_sampling(config)
-        part = config.evaluate.reward or parts.pool.names[0]
-        began = time.perf_counter()
-        with self.costs.stage("evaluate"):
-            self.progress.evaluation(step, len(pairs) * config.evaluate.samples)
-            parts.engine.sync()
-            found = evaluate(
-                parts.engine,
-                parts.pool,
-                [s for s, _ in pairs],
-                [p for _, p in pairs],
-                sampling,
-                [evaluation_seeds(config, s.id) for s, _ in pairs],
-                self._decode,
-                part,
-                self.progress.advance,
-                config.evaluate.chosen_k,
-            )
-        mode = "greedy" if sampling.temperature == 0 else f"T={sampling.temperature:g}"
-        more: dict[str, float] = {f"part_{name}": value for name, value in found.parts.items()}
-        for name, score in found.scores.items():
-            more |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-        if self.baseline is not None and len(self.baseline) == len(found.correct):
-            gain = paired_gain(self.baseline, found.correct)
-            more |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-        self.records.evaluations.write(
-            step,
-            "held-out",
-            n=found.accuracy.n,
-            accuracy=found.accuracy.value,
-            low=found.accuracy.low,
-            high=found.accuracy.high,
-            mode=mode,
-            seconds=time.perf_counter() - began,
-            length=found.mean_length,
-            truncated=found.truncated,
-            **more,
-        )
-        self.progress.evaluated(step, found)
-        return found
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -355,7 +265,7 @@ class Trainer:
                 "data": self.stream.state_dict(),
                 "alarms": self.alarms.state_dict(),
                 "costs": self.costs.state_dict(),
-                "baseline": self.baseline,
+                "baseline": self.held_out.baseline,
                 "rng": rng_state(),
             },
             "credit": parts.pipeline.state_dict(),
@@ -371,7 +281,7 @@ class Trainer:
         self.stream.load_state_dict(run["data"])
         self.alarms.load_state_dict(run["alarms"])
         self.costs.load_state_dict(run["costs"])
-        self.baseline = run["baseline"]
+        self.held_out.baseline = run["baseline"]
         set_rng_state(run["rng"])
         parts.policy.weights_changed()
 
@@ -388,9 +298,6 @@ class Trainer:
 
     def _encode(self, sample: Sample) -> Prompt:
         return self.parts.policy.encode(sample, self.config.data.max_prompt_tokens)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self.parts.policy.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _refused(self, reason: str, sample_id: str, message: str) -> None:
         data = {"reason": reason, "count": 1, "sample": sample_id}
