@@ -16,14 +16,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prm.oracles import EasyVqaOracle
-from prm.spans import think_zone
-from prm.verifier import Query
-
 from mmcredit import config as run_config
 from mmcredit.answers.extract import last_tag
 from mmcredit.evaluate.held_out import evaluate_model
 from mmcredit.train.loop import Trainer
+from prm.oracles import EasyVqaOracle
+from prm.spans import think_zone
+from prm.verifier import Query
 
 ORACLE = "[easy_vqa_oracle]"
 VARIANTS: dict[str, tuple[str, ...]] = {

@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import QWEN_PATTERN, tiny_tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mmcredit.policy.tokenisation import symbol_bytes
 from prm.offsets import Offsets, TokenOffsets
 from prm.spans import (
     EXACT,
@@ -23,11 +28,6 @@ from prm.spans import (
     token_spans,
     with_tokens,
 )
-from tiny import QWEN_PATTERN, tiny_tokenizer
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from mmcredit.policy.tokenisation import symbol_bytes
 
 DESK = (
     "<think>The desk is dark brown. A red mug sits on the desk. The desk is dark brown.</think> "
