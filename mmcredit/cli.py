@@ -46,11 +46,16 @@ def parser(more: bool = True) -> ArgumentParser:
     check = actions.add_parser(
         "check",
         help="preflight: what a run would drop, need, and trip over",
-        description="Read samples through the real processor, without training; print what would be dropped and why, "
-        "and the memory that a run would need. The exit code is 1 where the run would be refused.",
+        description="Read samples of data.train and data.evaluate through the real processor and the real rewards: one "
+        "prompt as the model reads it, what would be dropped and why, references that no response can be paid for, "
+        "what a step samples, and the memory it takes.",
+        epilog="exit code: 0 if a run can start (warnings included), 1 if an error was found that stops it or makes it "
+        "useless, 2 for a wrong command or config",
     )
     _config(check)
-    check.add_argument("--samples", type=int, default=200, metavar="N", help="samples to read (default 200)")
+    check.add_argument(
+        "--samples", type=int, default=200, metavar="N", help="samples to read of each set, evenly spread (default 200)"
+    )
     check.set_defaults(run=commands.check)
 
     methods = actions.add_parser(

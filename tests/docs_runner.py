@@ -32,12 +32,8 @@ def work(job: dict) -> int:
 
 
 def main() -> None:
+    import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
     import transformers  # noqa: F401
-
-    import mmcredit.cli
-    import mmcredit.evaluate.command
-    import mmcredit.policy.policy
-    import mmcredit.train.loop  # noqa: F401
 
     for line in sys.stdin:
         job = json.loads(line)

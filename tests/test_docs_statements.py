@@ -3,6 +3,7 @@
 import argparse
 import re
 
+import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
 import pytest
 import yaml
 from docs_pages import ROOT, blocks, pages, prose
@@ -27,6 +28,7 @@ LISTED = {
     "strategy": "docs/rollout.md",
     "corruption": "docs/robustness.md",
     "benchmark": "docs/evaluate.md",
+    "verifier": "docs/verifiers.md",
 }
 OF_TESTS = {"fixes_token", "fixes_sequence"}  # registered by tests of the same process
 

@@ -10,7 +10,7 @@ import mmcredit
 
 PACKAGE = Path(mmcredit.__file__).parent
 
-GROUND = "components config_files intervals rollouts seeds state_tree version"
+GROUND = "components config_files intervals rollouts seeds state_tree version yaml_values"
 VALUES = f"{GROUND} answers data"
 BELOW_CONFIG = f"{VALUES} corruptions credit objective policy rewards rollout signals statistics views"
 BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
@@ -20,8 +20,8 @@ ROOMS: dict[str, str] = {
     # shared ground
     "compat": "",
     "reflow": "",
-    "components": "reflow",
-    "config_files": "components",
+    "components": "reflow yaml_values",
+    "config_files": "components yaml_values",
     "deferred": "",
     "intervals": "",
     "rollouts": "",
@@ -29,6 +29,7 @@ ROOMS: dict[str, str] = {
     "state_tree": "",
     "usage": "",
     "version": "",
+    "yaml_values": "",
     "statistics": "",
     "answers": "components",
     "data": f"{GROUND} answers",

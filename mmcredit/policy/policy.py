@@ -26,6 +26,7 @@ from mmcredit.policy.load import load_model, take_over
 from mmcredit.policy.passes import CLEAN, Pass, View
 from mmcredit.policy.prompt import Prompt
 from mmcredit.policy.shown import MakePrompt
+from mmcredit.policy.vision import items
 from mmcredit.rollouts import Rollouts
 
 if TYPE_CHECKING:
@@ -106,8 +107,12 @@ class Policy:
     # Input ------------------------------------------------------------------------------------------------------------
 
     def encode(self, sample: Sample, max_tokens: int | None = None) -> Prompt:
-        """The prompt of a sample, on the CPU. Raises ValueError naming the sample (see `PromptEncoder`)."""
-        return self.encoder(sample, max_tokens)
+        """The prompt of a sample, on the CPU. Raises ValueError naming the sample (see `PromptEncoder`), and
+        `UnsupportedModel` where sampling and scores could not read the media of this model."""
+        prompt = self.encoder(sample, max_tokens)
+        if prompt.media_keys:
+            items(prompt)
+        return prompt
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class UnsupportedModel(ValueError):
+    """The model cannot be trained on what the data holds: no sample will do, so none is replaced by the next."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """What the tower made of one image or video: [n,d] embeddings, and one [n,d] per deep-stack layer (Qwen3-VL)."""
@@ -62,10 +66,10 @@ def items(prompt: Prompt) -> list[Item]:
         pieces = prompt.media[pixels_name].split(grids.prod(-1).tolist())
         found += [Item("", kind, pixels, grid) for pixels, grid in zip(pieces, grids, strict=True)]
     if len(found) != len(prompt.media_keys):
-        raise ValueError(
+        raise UnsupportedModel(
             f"sample {prompt.sample_id}: {len(prompt.media_keys)} media, but the processor describes {len(found)} "
-            f"by grids of patches (it gives {', '.join(sorted(prompt.media)) or 'nothing'}); the verified vision "
-            "families are Qwen2.5-VL and Qwen3-VL (model.path)"
+            f"by grids of patches (it gives {', '.join(sorted(prompt.media)) or 'nothing'}): images of this model can "
+            "be encoded, but not trained on; the verified vision families are Qwen2.5-VL and Qwen3-VL (model.path)"
         )
     return [Item(key, i.kind, i.pixels, i.grid) for key, i in zip(prompt.media_keys, found, strict=True)]
 

@@ -20,6 +20,7 @@ from mmcredit.report.records import Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
 from mmcredit.train import checks
+from mmcredit.train.alarms import Alarms
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import Costs
 from mmcredit.train.metrics import batch_metrics, credit_metrics
@@ -67,7 +68,7 @@ class Trainer:
             )
         self.parts: Parts = furnish(config)
         self.costs = Costs()
-        self.alarms = checks.Alarms(config.check)
+        self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
         self.stream = PromptStream(self.parts.samples, self._encode, derive(config.run.seed, "order"), self._refused)
         if left_out := getattr(self.parts.samples, "dropped", None):  # rows a source refused while reading
             self.stream.dropped.update(left_out)
