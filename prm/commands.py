@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add(actions: Any) -> None:
-    """Add `refine`, `prm-evaluate` and `prm-serve` to argparse's subparsers."""
+    """Add `refine`, `prm-evaluate`, `prm-train` and `prm-serve` to argparse's subparsers."""
     refine = actions.add_parser(
         "refine",
         help="test-time refinement: cut where a verifier flags, go on; beside voting and best-of-N",
@@ -62,6 +62,17 @@ def add(actions: Any) -> None:
     _plugins(evaluate)
     evaluate.set_defaults(run=run_evaluate)
 
+    train = actions.add_parser(
+        "prm-train",
+        help="train a verifier on annotated responses",
+        description="Make annotated responses (rollouts of a policy, minimal edits), filter and balance them, train a "
+        "verifier on them, test it on held-out pictures (and on exchanged ones), and write its card.",
+    )
+    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml")
+    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    _plugins(train)
+    train.set_defaults(run=run_train)
+
     serve = actions.add_parser(
         "prm-serve",
         help="serve a verifier model with vLLM, for the verifier prm_endpoint",
@@ -98,5 +109,12 @@ def run_evaluate(options: Namespace) -> int:
 def run_serve(options: Namespace) -> int:
     """`mmcredit prm-serve`."""
     from prm.serve import run
+
+    return run(options)
+
+
+def run_train(options: Namespace) -> int:
+    """`mmcredit prm-train`."""
+    from prm.train.command import run
 
     return run(options)

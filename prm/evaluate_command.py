@@ -76,7 +76,7 @@ def run(options: Namespace) -> int:
                 "error": each.said.error,
             }
             file.write(json.dumps(row) + "\n")
-    console.print(_table(results))
+    console.print(table(results))
     console.print(f"results: {folder}", highlight=False, soft_wrap=True)
     return 0
 
@@ -90,8 +90,8 @@ def verifier_of(entry: str) -> PerceptionVerifier:
     return found
 
 
-def _table(results: dict[str, dict[str, Any]]) -> Table:
-    table = Table("measure", *results)
+def table(results: dict[str, dict[str, Any]]) -> Table:
+    found = Table("measure", *results)
     rows = [
         ("samples", ("samples",)),
         ("parse errors", ("parse_error_rate",)),
@@ -111,5 +111,5 @@ def _table(results: dict[str, dict[str, Any]]) -> Table:
             for key in path:
                 value = value.get(key) if isinstance(value, dict) else None
             cells.append("-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}")
-        table.add_row(name, *cells)
-    return table
+        found.add_row(name, *cells)
+    return found

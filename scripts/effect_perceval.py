@@ -34,6 +34,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "credit=[grpo, {perceval: {alpha: 1.0, a_min: 1.0}}]",
         "verifiers=[{easy_vqa_oracle: {groups: all}}]",
     ),
+    "random spans, a_min 1": (
+        "credit=[grpo, {perceval: {alpha: 1.0, a_min: 1.0}}]",
+        "verifiers=[{random_spans: {like: {easy_vqa_oracle: {}}, zone: think, groups: all}}]",
+    ),
     "random spans, alpha 0.1": (
         "credit=[grpo, {perceval: {alpha: 0.1}}]",
         "verifiers=[{random_spans: {like: {easy_vqa_oracle: {}}, zone: think}}]",
