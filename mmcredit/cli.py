@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,6 +42,21 @@ def parser(more: bool = True) -> ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="check the config and print it resolved; loads no torch")
     train.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
     train.set_defaults(run=commands.train)
+
+    launch = actions.add_parser(
+        "launch",
+        help="train on several processes or machines",
+        description="Start `mmcredit train CONFIG` on N processes, a thin layer on torchrun; on several machines run "
+        "it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
+    )
+    _config(launch)
+    launch.add_argument("--processes", type=int, required=True, metavar="N", help="processes on this machine")
+    launch.add_argument("--nodes", type=int, default=1, metavar="M", help="machines (default 1)")
+    launch.add_argument("--node-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")
+    launch.add_argument("--master", metavar="HOST:PORT", help="address of machine 0; needed with --nodes")
+    launch.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
+    launch.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
+    launch.set_defaults(run=commands.launch)
 
     _evaluate(actions)
 
@@ -280,6 +297,11 @@ def _fail(error: Exception, code: int) -> int:
     """One clear line; the traceback where MMCREDIT_TRACEBACK is set."""
     if os.environ.get("MMCREDIT_TRACEBACK"):
         raise error
+    if told := os.environ.get("MMCREDIT_LAUNCHED") and os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # Several processes meet the same mistake: `mmcredit launch` prints the first one's.
+        words = {"message": {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(told).write_text(json.dumps(words), encoding="utf-8")
+        return code
     print(f"mmcredit: error: {error}", file=sys.stderr)
     return code
 

@@ -40,6 +40,9 @@ def train(options: Namespace) -> int:
 
     with console.status("loading the model and the data"):
         trainer = Trainer(run, resume=options.resume, progress=Progress(console))
+    if not trainer.world.writes:
+        trainer.run()
+        return 0
     names = " + ".join(method.name for method in trainer.parts.pipeline.methods)
     console.print(
         f"{run.run.name}: {run.model.path}, credit {names}, {len(trainer.parts.samples)} training samples, "
@@ -63,6 +66,15 @@ def train(options: Namespace) -> int:
 
         console.print(f"report: {render(outcome.run_dir)}", highlight=False, soft_wrap=True)
     return 0
+
+
+def launch(options: Namespace) -> int:
+    """Start `mmcredit train` on several processes."""
+    run = _load(options)  # a mistake in the config is said once, before anything is started
+    load_now()
+    from mmcredit.launch import launch as start
+
+    return start(run, options)
 
 
 def evaluate(options: Namespace) -> int:

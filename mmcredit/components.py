@@ -41,6 +41,7 @@ HOMES: dict[str, str] = {
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
+    "train_engine": "mmcredit.train.engines",
     "verifier": "mmcredit.verifiers",
 }
 

@@ -1,6 +1,6 @@
 r"""The number that a LaTeX expression stands for, as the pair latex2sympy2 and Python's `eval` computes it.
 
-MATH-Vision's scorer hands an answer to latex2sympy2 1.9.1, writes what that makes of it as Python and evaluates the text
+MATH-Vision's scorer hands an answer to latex2sympy2 1.9.1, writes what that makes of it as Python and evaluates this
 with the names of `math`. What it can and cannot read there decides who is right; this reads the same expressions, into
 the same whole or decimal numbers, and evaluates no code.
 """
@@ -51,7 +51,7 @@ _CALLED = frozenset({*_FUNCTIONS, "log", "sqrt", "gcd", "lcm"})  # the same, but
 def latex_number(text: str) -> Number | None:
     r"""The value of an expression; None if it has none there.
 
-    Whole numbers stay whole under + - * and powers; a quotient is a decimal number, also 2/2. Read are thousands commas,
+    Whole numbers stay whole under + - * and powers; a quotient is a decimal, also 2/2. Read are thousands commas,
     per cent (``10\%``), ``\frac``, ``\binom``, ``\sqrt``, ``\pi``, logarithms with a base (10 if none is given),
     trigonometry in radians, factorials, ``\lfloor``, ratios (``2:3``), and the right side of ``x = 5``. Unknowns, e and
     ``\ln``, absolute values, ``\infty``, complex numbers, matrices and lists have no value.
