@@ -44,6 +44,18 @@ GLOSSARY: tuple[Entry, ...] = (
         "One part rises while accuracy falls: the parts fight, and the easy one wins. Lower its weight.",
     ),
     Entry(
+        r"reward/(found|asked)/.*",
+        "reward/found/NAME, reward/asked/NAME",
+        "Share of responses with an answer where reward NAME looks (tag or box), and of prompts that mention it.",
+        "found at 0: the reward sees no answer at all; if asked is 0 too, let the prompt say where the answer goes.",
+    ),
+    Entry(
+        r"reward/best/.*",
+        "reward/best/NAME",
+        "The largest value of a reward part in the step, before its weight.",
+        "At 0 for an answer reward: nothing was right; for a format reward: no response has the format.",
+    ),
+    Entry(
         r"reward/.*",
         "reward/NAME/error, reward/NAME/timeout",
         "Rewards that raised or hung, and got their declared value instead.",

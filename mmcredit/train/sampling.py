@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcredit.policy.passes import Pass, View
+from mmcredit.policy.wording import text_of
 from mmcredit.rollout.batch import Ask, Batch
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.rollout.reward_item import reward_item
 from mmcredit.seeds import derive
+from mmcredit.train.alarms import answer_metrics
+from mmcredit.train.preflight.fit import first_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,11 +77,16 @@ class SamplingStage:
         self.step, self.notes, self.reward_counts, self._asked = step, {}, {}, 0
         self.parts.verifying.begin()
         asks = self.asks(self.take(self.config.rollout.prompts))
+        if step == 0:
+            for sentence in first_words(self.config, self.policy, [ask.prompt for ask in asks]):
+                self._event(sentence, "alarm", "warning")
         self.engine.sync()
         batch = self._layer(0)(asks)
         if not len(batch):
             names = ", ".join(s.name for s in self.strategies)
             raise RuntimeError(f"step {step}: the sampling strategies ({names}) left no response to train on")
+        prompts = [text_of(prompt, self.policy.tokenizer) for prompt in batch.prompts]
+        self.reward_counts |= answer_metrics(self.parts.pool, batch.texts, prompts, batch.rollouts.reward_parts)
         return batch
 
     def verified(self, batch: Batch, rollouts: Rollouts) -> Rollouts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.pixels import Pixels
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Batch
+    from mmcredit.rollout.volume import Volume
 
 
 @register("strategy", "noisy_rollout")
@@ -54,7 +55,13 @@ class NoisyRollout(Strategy):
     lam: float = Field(30.0, gt=0, description="steepness of the sigmoid")
     mid: float = Field(2 / 3, ge=0, le=1, description="share of the run at which the sigmoid is at one half")
     c: float = Field(0.9, gt=0, description="base of exp, exponent of power")
+    reads_images: ClassVar[bool] = True
+
     _pixels: Pixels | None = PrivateAttr(None)
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        noisy = run.rollout.group // 2 if self.noisy is None else self.noisy
+        return inner.noting(f"{self.name}: {noisy} of {run.rollout.group} responses are sampled from a noised image")
 
     def check(self, run: Run) -> None:
         if self.noisy is not None and self.noisy > run.rollout.group:
