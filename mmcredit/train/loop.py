@@ -349,7 +349,7 @@ class Trainer:
         return self.parts.policy.encode(sample, self.config.data.max_prompt_tokens)
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return self.parts.policy.tokenizer.decode(tokens, skip_special_tokens=True)
+        return self.parts.policy.decode(tokens)
 
     def _refused(self, reason: str, sample_id: str, message: str) -> None:
         data = {"reason": reason, "count": 1, "sample": sample_id}
