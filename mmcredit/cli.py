@@ -3,63 +3,107 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import commands
+from mmcredit import commands, usage
 from mmcredit.deferred import defer
 from mmcredit.version import __version__
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
+COMMANDS_GROUP = "mmcredit.commands"
 
-def parser() -> ArgumentParser:
-    """The command line."""
+
+def parser(more: bool = True) -> ArgumentParser:
+    """The command line; `more`: with the commands that other packages bring."""
     top = argparse.ArgumentParser(
-        prog="mmcredit", description="RL for vision-language models, with credit as an object"
+        prog="mmcredit",
+        description="Reinforcement learning for vision-language and text models from verifiable rewards, with credit "
+        "as an object: which token gets how much of the reward.",
     )
     top.add_argument("--version", action="version", version=f"mmcredit {__version__}")
     actions = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = actions.add_parser("train", help="train a model with RL", description="Train a model as CONFIG says.")
+    train = actions.add_parser(
+        "train",
+        help="train a model with RL",
+        description="Train a model as CONFIG says: evaluate, train, evaluate again, write the report.",
+    )
     _config(train)
     train.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
     train.add_argument("--dry-run", action="store_true", help="check the config and print it resolved; loads no torch")
     train.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
     train.set_defaults(run=commands.train)
 
+    launch = actions.add_parser(
+        "launch",
+        help="train on several processes or machines",
+        description="Start `mmcredit train CONFIG` on N processes, a thin layer on torchrun; on several machines run "
+        "it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
+    )
+    _config(launch)
+    launch.add_argument("--processes", type=int, required=True, metavar="N", help="processes on this machine")
+    launch.add_argument("--nodes", type=int, default=1, metavar="M", help="machines (default 1)")
+    launch.add_argument("--node-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")
+    launch.add_argument("--master", metavar="HOST:PORT", help="address of machine 0; needed with --nodes")
+    launch.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
+    launch.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
+    launch.set_defaults(run=commands.launch)
+
     _evaluate(actions)
 
     check = actions.add_parser(
         "check",
         help="preflight: what a run would drop, need, and trip over",
-        description="Read samples through the real processor; print what would be dropped and why.",
+        description="Read samples of data.train and data.evaluate through the real processor and the real rewards: one "
+        "prompt as the model reads it, what would be dropped and why, references that no response can be paid for, "
+        "what a step samples, and the memory it takes.",
+        epilog="exit code: 0 if a run can start (warnings included), 1 if an error was found that stops it or makes it "
+        "useless, 2 for a wrong command or config",
     )
     _config(check)
-    check.add_argument("--samples", type=int, default=200, metavar="N", help="samples to read (default 200)")
+    check.add_argument(
+        "--samples", type=int, default=200, metavar="N", help="samples to read of each set, evenly spread (default 200)"
+    )
     check.set_defaults(run=commands.check)
 
     methods = actions.add_parser(
-        "methods", help="credit methods and parts of the loss", description="List components, or print one's page."
+        "methods",
+        help="list credit methods, parts of the loss, rewards, sources, ...; or the page of one",
+        description="List what can be named in a config, by kind and with a line on each; or print the page of one: "
+        "equation, source, differences from the paper, fields with their defaults.",
     )
-    methods.add_argument("name", nargs="?", help="a method or part")
-    methods.add_argument("--kind", help="only this kind (credit, ratio, aggregate, reward, source, ...)")
+    methods.add_argument("name", metavar="NAME", nargs="?", help="print the page of this one")
+    methods.add_argument(
+        "--kind", metavar="KIND", help="only this kind (credit, ratio, aggregate, reward, source, ...)"
+    )
     _plugins(methods)
     methods.set_defaults(run=commands.methods)
 
     corruptions = actions.add_parser(
-        "corruptions", help="contact sheet of image corruptions", description="Show IMAGE under every corruption."
+        "corruptions",
+        help="contact sheet of image corruptions",
+        description="Draw IMAGE under every corruption at severities 1 to 5.",
     )
     corruptions.add_argument("image", metavar="IMAGE", type=Path, help="image file")
     corruptions.add_argument("-o", "--output", type=Path, default=Path("sheet.png"), help="sheet (default sheet.png)")
-    corruptions.add_argument("--seed", type=int, default=0)
+    corruptions.add_argument("--seed", type=int, default=0, metavar="N", help="of the random ones (default 0)")
     corruptions.set_defaults(run=commands.corruptions)
 
-    report = actions.add_parser("report", help="write a run's report.html", description="Write RUN/report.html.")
+    report = actions.add_parser(
+        "report",
+        help="write a run's report.html",
+        description="Write RUN/report.html, one page that works offline: curves, held-out accuracy, samples with the "
+        "credit of each token, cost, config. A run that is still going on can be looked at, too.",
+    )
     report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
     report.set_defaults(run=commands.report)
 
@@ -90,7 +134,24 @@ def parser() -> ArgumentParser:
     replay.add_argument("-o", "--output", type=Path, help="folder of the results (default ROLLOUTS/replay)")
     _plugins(replay)
     replay.set_defaults(run=commands.replay)
+    usage.finish(top)
+    if more:
+        _more_commands(actions)
     return top
+
+
+def _more_commands(actions: Any) -> None:
+    """Commands of other packages: every entry point of `mmcredit.commands` names a function that adds its own.
+
+    The function gets argparse's subparsers; the module it stands in must not load what only a run needs.
+    """
+    for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
+        try:
+            entry.load()(actions)
+        except Exception as error:
+            raise RuntimeError(
+                f"commands of {entry.name!r} ({entry.value}) cannot be added: {error!r}; mend or uninstall it"
+            ) from error
 
 
 def _evaluate(actions: Any) -> None:
@@ -169,7 +230,12 @@ def _diagnose(actions: Any) -> None:
                 "--earlier", action="append", default=[], metavar="PATH", help="a checkpoint on the way; repeatable"
             )
         else:
-            kind.add_argument("--direction", choices=("forward", "backward", "both"), default="both")
+            kind.add_argument(
+                "--direction",
+                choices=("forward", "backward", "both"),
+                default="both",
+                help="forward: the base writes; backward: the trained model writes (default both)",
+            )
             kind.add_argument("--threshold", type=float, default=0.1, metavar="EPS", help="of JS, nats (default 0.1)")
             kind.add_argument(
                 "--budgets", default="0,1,2,4,8,all", metavar="B,...", help="interventions (default 0,1,2,4,8,all)"
@@ -202,7 +268,9 @@ def _plugins(action: ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a run that failed, 2 for a wrong command or config."""
     defer("torch")
-    top = parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own = parser(more=False)
+    top = own if words and words[0] in _names_of(own) else parser()
     options, rest = top.parse_known_args(arguments)
     # argparse gives up on `key=value` words that come after an option; they are overrides all the same.
     if rest and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
@@ -220,10 +288,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _names_of(top: ArgumentParser) -> set[str]:
+    """Names of its commands."""
+    return {name for action in top._actions for name in (action.choices or ()) if action.dest == "command"}
+
+
 def _fail(error: Exception, code: int) -> int:
     """One clear line; the traceback where MMCREDIT_TRACEBACK is set."""
     if os.environ.get("MMCREDIT_TRACEBACK"):
         raise error
+    if told := os.environ.get("MMCREDIT_LAUNCHED") and os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # Several processes meet the same mistake: `mmcredit launch` prints the first one's.
+        words = {"message": {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(told).write_text(json.dumps(words), encoding="utf-8")
+        return code
     print(f"mmcredit: error: {error}", file=sys.stderr)
     return code
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmcredit.config import RunConfig
 
 console = Console()
+PAGE_WIDTH = 116  # columns: longer lines are hard to read, and the formulas of the pages fit
 
 
 def _load(options: Namespace) -> RunConfig:
@@ -39,6 +40,9 @@ def train(options: Namespace) -> int:
 
     with console.status("loading the model and the data"):
         trainer = Trainer(run, resume=options.resume, progress=Progress(console))
+    if not trainer.world.writes:
+        trainer.run()
+        return 0
     names = " + ".join(method.name for method in trainer.parts.pipeline.methods)
     console.print(
         f"{run.run.name}: {run.model.path}, credit {names}, {len(trainer.parts.samples)} training samples, "
@@ -62,6 +66,15 @@ def train(options: Namespace) -> int:
 
         console.print(f"report: {render(outcome.run_dir)}", highlight=False, soft_wrap=True)
     return 0
+
+
+def launch(options: Namespace) -> int:
+    """Start `mmcredit train` on several processes."""
+    run = _load(options)  # a mistake in the config is said once, before anything is started
+    load_now()
+    from mmcredit.launch import launch as start
+
+    return start(run, options)
 
 
 def evaluate(options: Namespace) -> int:
@@ -137,36 +150,10 @@ def _several_answers(run: RunConfig, options: Namespace) -> None:
 def check(options: Namespace) -> int:
     """Preflight."""
     run = _load(options)
-    if options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {options.samples}")
     _quiet_libraries()
-    from mmcredit.policy.policy import Policy
-    from mmcredit.prepare import load_samples
-    from mmcredit.train.preflight import look
+    from mmcredit.train.preflight.command import run as preflight
 
-    with console.status("loading the model and the data"):
-        policy = Policy.load(run.model, media_limits=run.data.media)
-        samples = load_samples(run, run.data.train)
-    with _bar("samples", min(options.samples, len(samples))) as advance:
-        found = look(run, policy, samples, options.samples, advance)
-    table = Table("preflight", "")
-    table.add_row("samples", f"{found.total}, {found.read} read")
-    table.add_row("usable", f"{len(found.lengths)} of {found.read}")
-    if found.lengths:
-        n = len(found.lengths)
-        table.add_row("prompt tokens", f"mean {sum(found.lengths) / n:.0f}, longest {max(found.lengths)}")
-        table.add_row("visual tokens", f"mean {sum(found.visual) / n:.0f}, most {max(found.visual)}")
-    for why, count, examples in found.dropped:
-        table.add_row(f"dropped: {why}", f"{count} ({', '.join(examples)})")
-    for name, size in found.memory.items():
-        table.add_row(f"memory, {name}", f"{size:,.0f} MiB")
-    table.add_row("free disk", f"{found.disk_free_mb:,.0f} MiB")
-    console.print(table)
-    for message in found.messages:
-        console.print(f"[red]refused:[/red] {message}", highlight=False)
-    for warning in found.warnings:
-        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
-    return 0 if found.ok else 1
+    return preflight(run, options.samples, console)
 
 
 def methods(options: Namespace) -> int:
@@ -182,7 +169,9 @@ def methods(options: Namespace) -> int:
             every = [name for kind in kinds for name in components.names(kind)]
             raise ValueError(f"no component {options.name!r}; {components.nearest(options.name, every)}")
         for cls in found:
-            console.print(components.page(cls), highlight=False, markup=False)
+            console.print(
+                components.page(cls, min(console.width, PAGE_WIDTH)), highlight=False, markup=False, soft_wrap=True
+            )
         return 0
     for kind in kinds:
         names = components.names(kind)

@@ -22,6 +22,9 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mmcredit.reflow import reflow
+from mmcredit.yaml_values import typed_fields
+
 ENTRY_POINT_GROUP = "mmcredit.components"
 
 # Where the built-in components of a kind live: every module of the package is imported when the kind is asked for.
@@ -38,6 +41,8 @@ HOMES: dict[str, str] = {
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
+    "train_engine": "mmcredit.train.engines",
+    "verifier": "mmcredit.verifiers",
 }
 
 
@@ -195,6 +200,11 @@ def lookup(kind: str, name: str) -> type[Component]:
     return known[name]
 
 
+def component_class(kind: str, name: str) -> type[Component] | None:
+    """The class registered under `name`, or None."""
+    return lookup(kind, name) if name in names(kind) else None
+
+
 def build(kind: str, spec: str | Mapping[str, Any] | Component) -> Component:
     """A component from its config entry: a name, a one-key mapping {name: fields}, or a component itself.
 
@@ -217,7 +227,7 @@ def build(kind: str, spec: str | Mapping[str, Any] | Component) -> Component:
         raise ValueError(f"a {kind} is written as a name or as {{name: {{field: value}}}}, got {spec!r}")
     cls = lookup(kind, name)
     try:
-        return cls(**fields)
+        return cls(**typed_fields(fields, cls, component_class))
     except ValidationError as error:
         raise ValueError(f"{kind} {name!r}: {explain(error, cls)}") from None
 
@@ -255,12 +265,14 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     return list(current.model_fields)
 
 
-def page(cls: type[Component]) -> str:
-    """A component's page: its docstring, then its fields with defaults and meaning."""
-    lines = [f"{cls.name} ({cls.kind}, {cls.__module__})", "", inspect.cleandoc(cls.__doc__ or ""), ""]
-    if cls.model_fields:
-        lines.append("Fields")
-        for key, info in cls.model_fields.items():
-            default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
-            lines.append(f"  {key} = {default}" + (f"  {info.description}" if info.description else ""))
-    return "\n".join(lines)
+def page(cls: type[Component], width: int | None = None) -> str:
+    """A component's page: its docstring, then its fields with defaults and meaning; filled to `width` columns."""
+    about = inspect.cleandoc(cls.__doc__ or "")
+    fields = []
+    for key, info in cls.model_fields.items():
+        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        fields.append(f"  {key} = {default}" + (f"  {info.description}" if info.description else ""))
+    listed = "\n".join(["Fields", *fields] if fields else [])
+    if width is not None:
+        about, listed = reflow(about, width), reflow(listed, width)
+    return "\n".join([f"{cls.name} ({cls.kind}, {cls.__module__})", "", about, "", listed]).rstrip()

@@ -1,17 +1,12 @@
-"""The commands, as a person types them; and every command and program of the README."""
+"""The commands, as a person types them."""
 
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
 import yaml
 from runs import settings
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def mmcredit(*words, cwd=None):
@@ -94,66 +89,3 @@ def test_mistakes_end_in_one_line(tmp_path):
         assert part in result.stderr, (words, result.stderr)
         assert result.stderr.startswith("mmcredit: error: ")
         assert "Traceback" not in result.stderr
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-def test_readme_lists_every_credit_method():
-    from mmcredit import components
-
-    table = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert set(components.names("credit")) - {"fixes_token", "fixes_sequence"} <= table
-
-
-def test_readme_commands_run(tmp_path):
-    """Every `.venv/bin/mmcredit ...` line, in order, in one folder."""
-    method = next(b for b in blocks("python") if b.startswith("# halve_long.py"))
-    (tmp_path / "halve_long.py").write_text(method)
-    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith(".venv/bin/mmcredit ")]
-    others = {line for line in lines if line and line not in commands}
-    assert others == {"bash scripts/quickstart.sh", "bash scripts/test.sh"}
-    assert len(commands) >= 8
-    for command in commands:
-        program = f"{sys.executable} -m mmcredit.cli"
-        result = subprocess.run(
-            ["bash", "-c", command.replace(".venv/bin/mmcredit", program)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
-        )
-        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-
-
-def test_readme_programs_run(tmp_path):
-    for program in blocks("python"):
-        result = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a bash script")
-def test_quickstart_script_runs(tmp_path):
-    """The first of the two commands, cut short; the environment is the one that runs the tests."""
-    result = subprocess.run(
-        [
-            "bash",
-            str(ROOT / "scripts" / "quickstart.sh"),
-            "run.steps=2",
-            "rollout.prompts=4",
-            "evaluate.limit=20",
-            f"run.dir={tmp_path / 'run'}",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "MMCREDIT_VENV": str(Path(sys.prefix))},
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "report:" in result.stdout
-    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000

@@ -1,6 +1,7 @@
 """Corruption operators: size, seeds, severity order, frames, odd images and arguments."""
 
 import io
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -58,11 +59,12 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(name):
 
 def test_other_processes_give_the_same_pixels():
     code = "import corruption_images; print(corruption_images.digest())"
+    here = Path(__file__).parent
     for hash_seed in ("1", "2"):
         run = subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
-            cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
+            cwd=here.parent, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert run.stdout.strip() == images.digest()
 

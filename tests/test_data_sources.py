@@ -357,7 +357,7 @@ def test_parquet_embedded_images_over_row_groups_and_files(tmp_path: Path) -> No
             sample = samples[number]
             assert (red(sample), sample.answer, dict(sample.meta)) == ([number], str(number), {})
             assert sample.messages[0]["content"][0] == {"type": "image"}
-        assert "'4.png' of sample train-0/4" in samples[4].media[0].name
+        assert "'4.png' of sample train-0.parquet[4]" in samples[4].media[0].name
         assert len(samples._rows._cache) == (1 if cache_bytes == 1 else 4)  # type: ignore[attr-defined]
 
 

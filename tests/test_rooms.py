@@ -4,11 +4,13 @@ import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pytest
+
 import mmcredit
 
 PACKAGE = Path(mmcredit.__file__).parent
 
-GROUND = "components config_files intervals rollouts seeds state_tree version"
+GROUND = "components config_files intervals rollouts seeds state_tree version world yaml_values"
 VALUES = f"{GROUND} answers data"
 BELOW_CONFIG = f"{VALUES} corruptions credit objective policy rewards rollout signals statistics views"
 BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
@@ -17,14 +19,18 @@ BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
 ROOMS: dict[str, str] = {
     # shared ground
     "compat": "",
-    "components": "",
-    "config_files": "components",
+    "reflow": "",
+    "components": "reflow yaml_values",
+    "config_files": "components yaml_values",
     "deferred": "",
     "intervals": "",
     "rollouts": "",
     "seeds": "",
     "state_tree": "",
+    "usage": "",
     "version": "",
+    "world": "",
+    "yaml_values": "",
     "statistics": "",
     "answers": "components",
     "data": f"{GROUND} answers",
@@ -48,11 +54,13 @@ ROOMS: dict[str, str] = {
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
-    "commands": f"{BELOW_TRAIN} deferred diagnose replay train",
-    "cli": f"{GROUND} commands deferred",
+    "launch": "config",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay train",
+    "cli": f"{GROUND} commands deferred usage",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
 OUTSIDE = ("prm", "video")  # they import mmcredit
+OF_TRAINING = ("mmcredit.train.loop.train", "mmcredit.train.engine")  # what they may know of mmcredit.train
 
 Graph = dict[str, set[str]]
 
@@ -151,6 +159,38 @@ def test_rooms_import_in_their_direction():
     graph, every = read(PACKAGE)
     assert len(graph) > 200
     assert not (wrong := faults(graph, every, ROOMS)), "\n".join(wrong)
+
+
+def outside_faults(graph: Graph, every: Mapping[str, set[str]]) -> list[str]:
+    """Of a package that stands on mmcredit: imports of the trainer's inside, and circles of modules."""
+    found = []
+    for module, names in every.items():
+        inside = [name for name in sorted(names) if f"{name}.".startswith(("mmcredit.train.", "mmcredit.commands."))]
+        for name in inside:
+            if not any(f"{open}.".startswith(f"{name}.") or f"{name}.".startswith(f"{open}.") for open in OF_TRAINING):
+                found.append(f"{module} imports {name}: of mmcredit.train it may know {', '.join(OF_TRAINING)}")
+    return found + [f"circle of modules: {', '.join(group)}" for group in circles(graph)]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_packages_on_top_know_nothing_of_the_trainers_inside(name):
+    package = PACKAGE.parent / name
+    if not package.is_dir():
+        pytest.skip(f"no package {name} in this checkout")
+    assert not (wrong := outside_faults(*read(package))), "\n".join(wrong)
+
+
+def test_a_package_on_top_that_looks_inside_is_found_out(tmp_path):
+    (tmp_path / "prm").mkdir()
+    (tmp_path / "prm" / "a.py").write_text("from prm import b\nfrom mmcredit.train.loop import train\n")
+    (tmp_path / "prm" / "b.py").write_text("import prm.a\nfrom mmcredit.train.update import Updater\n")
+    (tmp_path / "prm" / "__init__.py").write_text("")
+    told = "of mmcredit.train it may know mmcredit.train.loop.train, mmcredit.train.engine"
+    assert outside_faults(*read(tmp_path / "prm")) == [
+        f"prm.b imports mmcredit.train.update: {told}",
+        f"prm.b imports mmcredit.train.update.Updater: {told}",
+        "circle of modules: prm.a, prm.b",
+    ]
 
 
 def test_the_table_itself_has_no_circle():

@@ -49,9 +49,10 @@ def to_floats(image: Image.Image) -> Floats:
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
-def to_image(pixels: Floats) -> Image.Image:
-    """RGB image from [H,W,3], clipped to [0,1] and rounded (ImageNet-C cuts off: half a grey level darker)."""
-    return Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8), "RGB")
+def to_image(pixels: Floats, cut: bool = False) -> Image.Image:
+    """RGB image from [H,W,3], clipped to [0,1] and rounded; with `cut` cut off, which is half a grey level darker."""
+    scaled = np.clip(pixels, 0, 1) * np.float32(255)
+    return Image.fromarray((scaled if cut else np.rint(scaled)).astype(np.uint8), "RGB")
 
 
 class Corruption(Component):
@@ -121,6 +122,23 @@ class PixelCorruption(Corruption):
     def corrupt(self, pixels: Floats, severity: int, drawn: Any, rng: np.random.Generator) -> Floats:
         """[H,W,3] in [0,1] to [H,W,3]; what leaves [0,1] is clipped afterwards."""
         raise TypeError(f"{type(self).__name__} does not implement corrupt(pixels, severity, drawn, rng)")
+
+
+class Published(Corruption):
+    """An operator of ImageNet-C, which can follow the published code where ours differs from it on purpose."""
+
+    published: bool = Field(
+        default=False,
+        description="as the package imagecorruptions 1.1.2 computes it: pixels cut off instead of rounded, and what "
+        "the page of the operator names",
+    )
+
+
+class PublishedPixels(PixelCorruption, Published):
+    """Such an operator on pixel values as numbers in [0,1]."""
+
+    def corrupt_image(self, image: Image.Image, severity: int, drawn: Any, rng: np.random.Generator) -> Image.Image:
+        return to_image(self.corrupt(to_floats(image), severity, drawn, rng), cut=self.published)
 
 
 class Scaled(Corruption):

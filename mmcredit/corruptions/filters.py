@@ -67,8 +67,11 @@ def gaussian(
     return correlate(pixels, np.outer(gaussian_weights(down, truncate), gaussian_weights(across, truncate)), border)
 
 
-def disk(radius: int, alias: float) -> Floats:
-    """Normalised disk of `radius` pixels, its edge softened by a Gaussian of `alias` pixels (ImageNet-C's defocus)."""
+def disk(radius: int, alias: float, normalised: bool = True) -> Floats:
+    """Disk of `radius` pixels with sum 1, its edge softened by a Gaussian of `alias` pixels (ImageNet-C's defocus).
+
+    Where the disk touches the border of its array (radius 8 and more) softening adds 1 %: left in if not `normalised`.
+    """
     half = max(8, radius)
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
     sharp = (x**2 + y**2 <= radius**2).astype(np.float32)
@@ -76,7 +79,7 @@ def disk(radius: int, alias: float) -> Floats:
     weights = np.exp(-0.5 * (steps / alias) ** 2)
     weights /= weights.sum()
     soft = correlate(sharp, np.outer(weights, weights).astype(np.float32), "reflect")
-    return soft / soft.sum()
+    return soft / (soft.sum() if normalised else sharp.sum())
 
 
 def one_sided_line(radius: int, sigma: float, degrees: float) -> Floats:
@@ -92,21 +95,28 @@ def one_sided_line(radius: int, sigma: float, degrees: float) -> Floats:
     return kernel.astype(np.float32)
 
 
-def remap(pixels: Floats, rows: Floats, columns: Floats) -> Floats:
-    """Bilinear samples of [H,W,C] at the given places (each [h,w], in pixels), mirrored beyond the border."""
+def remap(pixels: Floats, rows: Floats, columns: Floats, repeat: bool = True) -> Floats:
+    """Bilinear samples of [H,W,C] at the given places (each [h,w], in pixels), mirrored beyond the border.
+
+    The mirror stands outside the border pixels, which are repeated; with `repeat` False in them.
+    """
     height, width = pixels.shape[:2]
     top, left = np.floor(rows), np.floor(columns)
     down, across = (rows - top)[..., None], (columns - left)[..., None]
     y0, x0 = top.astype(np.int64), left.astype(np.int64)
-    y1, x1 = _mirror(y0 + 1, height), _mirror(x0 + 1, width)
-    y0, x0 = _mirror(y0, height), _mirror(x0, width)
+    y1, x1 = _mirror(y0 + 1, height, repeat), _mirror(x0 + 1, width, repeat)
+    y0, x0 = _mirror(y0, height, repeat), _mirror(x0, width, repeat)
     upper = pixels[y0, x0] * (1 - across) + pixels[y0, x1] * across
     lower = pixels[y1, x0] * (1 - across) + pixels[y1, x1] * across
     return (upper * (1 - down) + lower * down).astype(np.float32)
 
 
-def _mirror(index: np.ndarray, length: int) -> np.ndarray:
-    """... 1 0 | 0 1 2 ... length-1 | length-1 length-2 ..."""
+def _mirror(index: np.ndarray, length: int, repeat: bool) -> np.ndarray:
+    """... 1 0 | 0 1 2 ... length-1 | length-1 ...; without `repeat` ... 2 1 | 0 1 2 ... length-1 | length-2 ..."""
+    if not repeat:
+        period = max(1, 2 * (length - 1))
+        index = index % period
+        return np.minimum(index, period - index)
     index = index % (2 * length)
     return np.minimum(index, 2 * length - 1 - index)
 
@@ -118,11 +128,19 @@ def centre_box(size: tuple[int, int], zoom: float) -> tuple[float, float, float,
     return left, top, width - left, height - top
 
 
-def zoomed(layer: Floats, zoom: float) -> Floats:
-    """The middle 1/zoom of [H,W], enlarged to [H,W] bilinearly."""
-    size = (layer.shape[1], layer.shape[0])
-    image = Image.fromarray(np.ascontiguousarray(layer, dtype=np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=centre_box(size, zoom)))
+def stretched_middle(pixels: Floats, zoom: float) -> Floats:
+    """The middle 1/zoom of [H,W,C] in whole pixels, enlarged so that its corners stay corners; at most [H,W,C].
+
+    What imagecorruptions does with scipy's zoom: for want of a pixel the result may be smaller than the image.
+    """
+    places = []
+    for length in pixels.shape[:2]:
+        part = math.ceil(length / zoom)
+        enlarged = round(part * zoom)
+        step = (part - 1) / (enlarged - 1) if enlarged > 1 else 0.0
+        places.append((length - part) // 2 + np.arange(min(length, enlarged)) * step)
+    rows, columns = np.meshgrid(*places, indexing="ij")
+    return remap(pixels, rows, columns)
 
 
 def resized(layer: Floats, size: tuple[int, int]) -> Floats:

@@ -32,6 +32,11 @@ class PixelCache:
         self.hits = 0
         self.misses = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes that are remembered."""
+        return self._held
+
     def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors under `key`, made if they are not there."""
         if key in self._kept:

@@ -148,6 +148,8 @@ def pack_response(row: Mapping[str, Any]) -> dict[str, Any]:
         "weights": {w["method"]: _stream(w["values"]) for w in row.get("weights") or []},
         "signals": {s["name"]: _stream(s["values"]) for s in row.get("signals") or []},
     }
+    if row.get("verdicts"):
+        packed["verdicts"] = [dict(verdict) for verdict in row["verdicts"]]
     if text.strip() not in "".join(pieces):  # pieces that are parts of characters: show the decoded text as well
         packed["text"] = text
     return packed

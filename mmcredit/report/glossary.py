@@ -44,6 +44,18 @@ GLOSSARY: tuple[Entry, ...] = (
         "One part rises while accuracy falls: the parts fight, and the easy one wins. Lower its weight.",
     ),
     Entry(
+        r"reward/(found|asked)/.*",
+        "reward/found/NAME, reward/asked/NAME",
+        "Share of responses with an answer where reward NAME looks (tag or box), and of prompts that mention it.",
+        "found at 0: the reward sees no answer at all; if asked is 0 too, let the prompt say where the answer goes.",
+    ),
+    Entry(
+        r"reward/best/.*",
+        "reward/best/NAME",
+        "The largest value of a reward part in the step, before its weight.",
+        "At 0 for an answer reward: nothing was right; for a format reward: no response has the format.",
+    ),
+    Entry(
         r"reward/.*",
         "reward/NAME/error, reward/NAME/timeout",
         "Rewards that raised or hung, and got their declared value instead.",
@@ -198,6 +210,14 @@ GLOSSARY: tuple[Entry, ...] = (
         "How strongly the update pushes this token's probability, up (blue) or down (red). Under plain GRPO all tokens "
         "of a response share one value: (reward - group mean) / group spread.",
         "Blue on tokens that are plainly wrong: the method points at the wrong places, or the reward pays for them.",
+    ),
+    Entry(
+        r"verify/.*",
+        "verify/clean, verify/flagged, verify/flagged_rate, verify/share_hallucinated, verify/parse_error, ...",
+        "Verdicts of the verifier on the responses of a step, by status; the rate is of those that were answered, the "
+        "share is of the sampled tokens.",
+        "Errors above a few percent: the method that reads the verifier does little there; look at the reasons. Rate "
+        "near 0 or 1: the verifier does not tell responses apart. Many unplaced: it does not quote word for word.",
     ),
     Entry(
         r"weight",

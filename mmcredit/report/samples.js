@@ -113,7 +113,24 @@ function responseCard(member, range) {
   body.addEventListener("blur", hideCard);
   walkTokens(body, select);
   const text = member.text === undefined ? null : make("details", {}, make("summary", { text: "decoded text" }), make("pre", { text: member.text }));
-  return make("article", { class: right ? "response yes" : "response no" }, head, body, text);
+  const verdicts = (member.verdicts || []).map(verdictNode);
+  return make("article", { class: right ? "response yes" : "response no" }, head, body, ...verdicts, text);
+}
+
+// What a verifier says of the response: its status, then a line per flagged string with where it was found.
+function verdictNode(verdict) {
+  const status = verdict.reason ? `${verdict.status}: ${verdict.reason}` : verdict.status;
+  const lines = verdict.spans.map((span) => {
+    const place = span.tokens.map(([start, end]) => `tokens ${start}–${end - 1}`).join(", ") || span.fate;
+    return make("li", {}, make("q", { text: span.text }), ` ${place}${span.rung ? ` (${span.rung})` : ""}`);
+  });
+  return make(
+    "div",
+    { class: "verdict" },
+    make("span", { class: "part", text: `${verdict.verifier}: ${status}` }),
+    lines.length ? make("ul", {}, ...lines) : null,
+    verdict.detail ? make("details", {}, make("summary", { text: "what it said" }), make("pre", { text: verdict.detail })) : null,
+  );
 }
 
 function spanOf(member) {

@@ -23,6 +23,33 @@ _PER_TOKEN = ("pieces", "token_ids", "advantages", "logprobs", "mask")
 
 
 @dataclass(frozen=True)
+class SpanRow:
+    """One thing that a verifier says is wrong in a response."""
+
+    text: str
+    fate: str  # located, or why it marks no token
+    rung: str  # how it was found
+    tokens: Sequence[tuple[int, int]]  # ranges [start, end) in the row's tokens
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """What a verifier says of a response, for the table."""
+
+    verifier: str
+    status: str
+    reason: str
+    detail: str
+    spans: Sequence[SpanRow]
+
+    @classmethod
+    def of(cls, verifier: str, verdict: Any) -> VerdictRow:
+        """From a `mmcredit.verifiers.base.Verdict`."""
+        spans = [SpanRow(s.text, s.fate, s.rung, list(s.tokens)) for s in verdict.spans]
+        return cls(verifier, verdict.status, verdict.reason, verdict.detail, spans)
+
+
+@dataclass(frozen=True)
 class SampleRow:
     """One response of a sample table. T tokens; every per-token list has that length.
 
@@ -45,6 +72,7 @@ class SampleRow:
     weights: Mapping[str, Sequence[float]] = field(default_factory=dict)  # method -> factor on each token
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)  # signal -> value at each token
     truncated: bool = False
+    verdicts: Sequence[VerdictRow] = ()  # one per verifier of the run
 
     def __post_init__(self) -> None:
         count = len(self.token_ids)
@@ -63,6 +91,17 @@ def _schema() -> pyarrow.Schema:
 
     streams = pa.list_(pa.struct([("name", pa.string()), ("values", pa.list_(pa.float32()))]))
     weights = pa.list_(pa.struct([("method", pa.string()), ("values", pa.list_(pa.float32()))]))
+    spans = pa.list_(
+        pa.struct(
+            [
+                ("text", pa.string()),
+                ("fate", pa.string()),
+                ("rung", pa.string()),
+                ("tokens", pa.list_(pa.list_(pa.int32(), 2))),
+            ]
+        )
+    )
+    words = [(name, pa.string()) for name in ("verifier", "status", "reason", "detail")]
     return pa.schema(
         [
             ("step", pa.int64()),
@@ -82,6 +121,7 @@ def _schema() -> pyarrow.Schema:
             ("reward", pa.float32()),
             ("parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float32())]))),
             ("truncated", pa.bool_()),
+            ("verdicts", pa.list_(pa.struct([*words, ("spans", spans)]))),
         ]
     )
 
@@ -142,7 +182,17 @@ def _record(step: int, row: SampleRow) -> dict[str, Any]:
         "reward": float(row.reward),
         "parts": [{"name": k, "value": float(v)} for k, v in row.parts.items()],
         "truncated": bool(row.truncated),
+        "verdicts": [_verdict(verdict) for verdict in row.verdicts],
     }
+
+
+def _verdict(verdict: VerdictRow) -> dict[str, Any]:
+    spans = [
+        {"text": _text(s.text), "fate": s.fate, "rung": s.rung, "tokens": [[int(a), int(b)] for a, b in s.tokens]}
+        for s in verdict.spans
+    ]
+    words = {name: _text(getattr(verdict, name)) for name in ("verifier", "status", "reason", "detail")}
+    return {**words, "spans": spans}
 
 
 def _text(text: str) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from mmcredit.answers.extract import extract
 from mmcredit.answers.item import RewardItem
 from mmcredit.answers.references import ANSWERS_KEY, references
 from mmcredit.rewards.base import Reward
@@ -13,24 +17,72 @@ from mmcredit.rewards.format import Format
 _THOUGHT = "The question asks for one thing, and it follows."  # no number, capital or mark that could be an answer
 
 
+@dataclass(frozen=True)
+class Wrapping:
+    """Where a reward looks: `label` for messages, and how a prompt that asks for it mentions it."""
+
+    label: str
+    mention: re.Pattern[str]
+
+    def asked(self, prompt: str) -> bool:
+        """Whether the text of a prompt mentions it."""
+        return self.mention.search(prompt) is not None
+
+
+_BOXED = Wrapping(r"\boxed{}", re.compile(r"\\f?box(?:ed)?\b|\bboxed\b"))
+
+
+def _tagged(tag: str) -> Wrapping:
+    name = re.escape(tag)
+    return Wrapping(f"<{tag}>", re.compile(rf"</?\s*{name}\s*/?>|\b{name} tags?\b"))
+
+
+USUAL = (_tagged("answer"), _BOXED)
+
+
+def wrapping(reward: Reward) -> Wrapping | None:
+    """What a reward needs around the answer; None if it reads the response as it is."""
+    how = getattr(reward, "extract", None)
+    if how == "tag":
+        return _tagged(getattr(reward, "tag", "answer"))
+    return _BOXED if how == "boxed" else None
+
+
+def answered(reward: Reward, response: str) -> bool:
+    """Whether a response has an answer where this reward looks (see `wrapping`)."""
+    how: Any = getattr(reward, "extract", "whole")
+    return extract(response, how, getattr(reward, "tag", "answer")) is not None
+
+
+def judges(reward: Reward) -> bool:
+    """Whether an ideal response must earn 1 from this reward: it compares with the reference, or asks for a format."""
+    return hasattr(reward, "extract") or isinstance(reward, Format)
+
+
 def ideal_response(rewards: Sequence[Reward], item: RewardItem) -> str | None:
-    r"""The response that an ideal policy would write to `item`; its own `response` is not looked at.
+    r"""The response that an ideal policy would write to `item`: the first of `ideal_responses`, None without any."""
+    return next(iter(ideal_responses(rewards, item)), None)
+
+
+def ideal_responses(rewards: Sequence[Reward], item: RewardItem) -> list[str]:
+    r"""The ways in which an ideal policy would write to `item`; its own `response` is not looked at.
 
     The reference (the first accepted answer, unwrapped) stands where the rewards look for it, as their fields `extract`
     and `tag` say: in ``\boxed{}``, in ``<answer></answer>`` or bare, all of them if the rewards differ; around it
-    stands what the reward `format` asks for. Of the ways to write that, the first with full marks for format is taken.
-    Whether the rewards pay for it is for the caller to find out: where they do not, no policy can earn the reward of
-    this item. Returns None if the item has no reference.
+    stands what the reward `format` asks for. Ways with full marks for format come first. Whether the rewards pay is for
+    the caller to find out: where they pay for none, no policy can earn the reward of this item. Empty if the item has
+    no reference.
     """
     answer = _reference(rewards, item)
     if answer is None:
-        return None
+        return []
     shapes = [reward for reward in rewards if isinstance(reward, Format)]
-    ways = _ways(answer, rewards, shapes)
-    for way in ways:
-        if all(value == 1 for shape in shapes for value in shape([RewardItem(way, item.answer)])):
-            return way
-    return ways[0]
+    ways = list(dict.fromkeys(_ways(answer, rewards, shapes)))
+
+    def fits(way: str) -> bool:
+        return all(value == 1 for shape in shapes for value in shape([RewardItem(way, item.answer)]))
+
+    return sorted(ways, key=lambda way: not fits(way))
 
 
 def _reference(rewards: Sequence[Reward], item: RewardItem) -> str | None:

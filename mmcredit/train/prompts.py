@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.dropped import Dropped, reason_of
 from mmcredit.data.order import PromptOrder
+from mmcredit.policy.vision import UnsupportedModel
 
 if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
@@ -28,7 +29,8 @@ class PromptStream:
         self.dropped = Dropped()
 
     def take(self, count: int) -> list[tuple[Sample, Prompt]]:
-        """`count` usable prompts. Raises RuntimeError when a whole pass over the data gives none."""
+        """`count` usable prompts. Raises RuntimeError when a whole pass over the data gives none, and
+        `UnsupportedModel` at once: no other sample would do."""
         taken: list[tuple[Sample, Prompt]] = []
         refused = 0
         last = ""
@@ -41,6 +43,8 @@ class PromptStream:
                 sample_id = sample.id
                 taken.append((sample, self.encode(sample)))
                 refused = 0
+            except UnsupportedModel:
+                raise
             except ValueError as error:
                 refused += 1
                 last = str(error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +11,14 @@ import torch
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import last_text
 from mmcredit.report.pieces import token_pieces
-from mmcredit.report.samples import MediaStore, SampleRow
+from mmcredit.report.samples import MediaStore, SampleRow, VerdictRow
 from mmcredit.rollouts import Credit, Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.data.sample import Sample
+    from mmcredit.verifiers.base import Verdict
 
 
 def sample_rows(
@@ -29,8 +31,12 @@ def sample_rows(
     media: MediaStore,
     limits: MediaLimits,
     num_groups: int,
+    verdicts: Mapping[str, Sequence[Verdict]] = MappingProxyType({}),
 ) -> list[SampleRow]:
-    """All responses of the first `num_groups` groups that have credit, filled up with others."""
+    """All responses of the first `num_groups` groups that have credit, filled up with others.
+
+    `verdicts`: by verifier, one for each of the B responses.
+    """
     has_credit = (credit.advantages != 0).any(1)
     groups = list(dict.fromkeys(rollouts.group.tolist()))
     with_credit = [g for g in groups if bool(has_credit[rollouts.group == g].any())]
@@ -66,6 +72,7 @@ def sample_rows(
                     reward=float(rollouts.rewards[row]),
                     parts={name: float(value[row]) for name, value in rollouts.reward_parts.items()},
                     truncated=bool(rollouts.truncated[row]),
+                    verdicts=[VerdictRow.of(name, given[row]) for name, given in verdicts.items()],
                 )
             )
     return rows

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcredit.policy.passes import Pass, View
+from mmcredit.policy.wording import text_of
 from mmcredit.rollout.batch import Ask, Batch
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.rollout.reward_item import reward_item
 from mmcredit.seeds import derive
+from mmcredit.train.alarms import answer_metrics
+from mmcredit.train.preflight.fit import first_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from mmcredit.train.progress import Progress
     from mmcredit.train.prompts import PromptStream
     from mmcredit.train.setup import Parts
+    from mmcredit.verifiers.base import Verdict
 
 
 class SamplingStage:
@@ -54,6 +58,8 @@ class SamplingStage:
         self.step = 0
         self.notes: dict[str, float] = {}
         self.reward_counts: dict[str, float] = {}
+        self.verify_metrics: dict[str, float] = {}
+        self.verdicts: Mapping[str, Sequence[Verdict]] = {}  # of the last batch, by verifier
         self._asked = 0  # prompts asked in this step: enters the seeds, so that no two asks share one
 
     @property
@@ -69,13 +75,34 @@ class SamplingStage:
     def run(self, step: int) -> Batch:
         """Prompts, responses and rewards of one step. Raises RuntimeError if the strategies leave no response."""
         self.step, self.notes, self.reward_counts, self._asked = step, {}, {}, 0
+        self.parts.verifying.begin()
         asks = self.asks(self.take(self.config.rollout.prompts))
+        if step == 0:
+            for sentence in first_words(self.config, self.policy, [ask.prompt for ask in asks]):
+                self._event(sentence, "alarm", "warning")
         self.engine.sync()
         batch = self._layer(0)(asks)
         if not len(batch):
             names = ", ".join(s.name for s in self.strategies)
             raise RuntimeError(f"step {step}: the sampling strategies ({names}) left no response to train on")
+        prompts = [text_of(prompt, self.policy.tokenizer) for prompt in batch.prompts]
+        self.reward_counts |= answer_metrics(self.parts.pool, batch.texts, prompts, batch.rollouts.reward_parts)
         return batch
+
+    def verified(self, batch: Batch, rollouts: Rollouts) -> Rollouts:
+        """The scored batch with the signals of the run's verifiers; waits for their answers."""
+        verifying = self.parts.verifying
+        if not verifying:
+            return rollouts
+        with self.costs.stage("verify"):
+            self.bar.stage("verify")
+            found = verifying.collect(rollouts, batch.samples, batch.texts)
+        self.costs.add("verify", **found.spent)
+        self.verdicts = found.verdicts
+        self.verify_metrics = {**found.metrics, **{f"cost/verify_{k}": value for k, value in found.spent.items()}}
+        for message in found.alarms:
+            self._event(message, "alarm", "warning")
+        return rollouts.with_signals(found.signals)
 
     def observe(self, rollouts: Rollouts) -> None:
         """Show the scored batch to the strategies."""
@@ -146,6 +173,7 @@ class SamplingStage:
             rewards=torch.tensor(total, dtype=torch.float32),
             reward_parts={k: torch.tensor(v, dtype=torch.float32) for k, v in parts.items()},
         )
+        self.parts.verifying.ask(rollouts, samples, texts)
         return Batch(samples, prompts, rollouts.to(self.policy.device), texts)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Response]:

@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from mmcredit.components import register
-from mmcredit.corruptions.base import Floats, PixelCorruption
+from mmcredit.corruptions.base import Floats, PixelCorruption, PublishedPixels
 
 DIFFUSION_STEPS = 1000
 
 
 @register("corruption", "gaussian_noise")
-class GaussianNoise(PixelCorruption):
+class GaussianNoise(PublishedPixels):
     """Gaussian noise: x + N(0, sigma) for every pixel and channel; sigma 0.08 0.12 0.18 0.26 0.38 of full scale.
 
     ImageNet-C (arXiv 1903.12261), its constants. Video: new noise in every frame.
@@ -30,7 +30,7 @@ class GaussianNoise(PixelCorruption):
 
 
 @register("corruption", "shot_noise")
-class ShotNoise(PixelCorruption):
+class ShotNoise(PublishedPixels):
     """Shot noise: Poisson(x c) / c, as of c photons at full white; c 60 25 12 5 3.
 
     ImageNet-C (arXiv 1903.12261), its constants. Video: new noise in every frame.
@@ -45,7 +45,7 @@ class ShotNoise(PixelCorruption):
 
 
 @register("corruption", "impulse_noise")
-class ImpulseNoise(PixelCorruption):
+class ImpulseNoise(PublishedPixels):
     """Salt and pepper: each channel of each pixel becomes 0 or 1 with probability 0.03 0.06 0.09 0.17 0.27 in all.
 
     ImageNet-C (arXiv 1903.12261), its constants. Video: new noise in every frame.
@@ -61,7 +61,7 @@ class ImpulseNoise(PixelCorruption):
 
 
 @register("corruption", "speckle_noise")
-class SpeckleNoise(PixelCorruption):
+class SpeckleNoise(PublishedPixels):
     """Speckle noise: x + x N(0, c) for every pixel and channel; c 0.15 0.2 0.35 0.45 0.6.
 
     One of ImageNet-C's four extra operators (arXiv 1903.12261), its constants. Video: new noise in every frame.

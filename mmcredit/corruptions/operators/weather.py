@@ -1,22 +1,25 @@
-"""Snow, frost, fog and what splashes on the lens."""
+"""Snow, frost and fog."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pydantic import Field, field_validator
 
 from mmcredit.components import register
-from mmcredit.corruptions.base import Floats, PixelCorruption
-from mmcredit.corruptions.filters import correlate, gaussian, height_map, one_sided_line, resized, zoomed
+from mmcredit.corruptions.base import Floats, PublishedPixels
+from mmcredit.corruptions.filters import correlate, height_map, one_sided_line, resized, stretched_middle
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @register("corruption", "fog")
-class Fog(PixelCorruption):
+class Fog(PublishedPixels):
     """Fog: (x + c F) m / (m + c), m the largest value of the image, F a random height map in [0,1].
 
     F by diamond-square, its roughness divided by decay^2 per level; (c, decay) = (1.5,2) (2,2) (2.5,1.7) (2.5,1.5)
@@ -36,7 +39,7 @@ class Fog(PixelCorruption):
 
 
 @register("corruption", "snow")
-class Snow(PixelCorruption):
+class Snow(PublishedPixels):
     """Falling snow: bright streaks of thresholded noise, and the image itself whitened.
 
     Noise N(mean, std), enlarged by z, nothing below t, motion-blurred with (r, s) at 45 to 135 degrees; added as it is
@@ -59,7 +62,8 @@ class Snow(PixelCorruption):
 
     def corrupt(self, pixels: Floats, severity: int, drawn: float, rng: np.random.Generator) -> Floats:
         mean, std, enlarge, threshold, radius, sigma, share = self.SNOW[severity - 1]
-        layer = zoomed(mean + std * rng.standard_normal(pixels.shape[:2], dtype=np.float32), enlarge)
+        noise = mean + std * rng.standard_normal(pixels.shape[:2], dtype=np.float32)
+        layer = stretched_middle(noise[..., None], enlarge)[..., 0]
         flakes = np.clip(np.where(layer < threshold, 0, layer), 0, 1).astype(np.float32)
         flakes = correlate(flakes, one_sided_line(radius, sigma, drawn))[..., None]
         grey = (pixels @ LUMA)[..., None]
@@ -68,18 +72,35 @@ class Snow(PixelCorruption):
 
 
 @register("corruption", "frost")
-class Frost(PixelCorruption):
+class Frost(PublishedPixels):
     """Frost on the lens: a x + b T, (a, b) = (1,0.4) (0.8,0.6) (0.7,0.7) (0.65,0.7) (0.6,0.75).
 
-    The mixture is ImageNet-C's (arXiv 1903.12261). The texture T is NOT: ImageNet-C cuts it out of six photographs that
-    are not shipped here. Ours is procedural: six-armed crystals strewn over patches that a height map opens, bluish
-    white on dark. Numbers under it do not compare with published ones. Video: one texture for all frames.
+    The mixture is ImageNet-C's (arXiv 1903.12261). The texture T is NOT, unless `textures` names the folder of its
+    photographs, which are not shipped here (frost1.png to frost5.jpg of the package imagecorruptions, which never draws
+    the sixth): then a random piece of one is taken, enlarged by 1.1 or as far as the image needs. Without them it is
+    procedural: six-armed crystals strewn over patches that a height map opens, bluish white on dark, and numbers under
+    it do not compare with published ones. Video: one texture for all frames.
     """
 
     MIX: ClassVar = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
+    PHOTOGRAPHS: ClassVar = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+
+    textures: str | None = Field(default=None, description="folder of ImageNet-C's photographs of frost")
+
+    @field_validator("textures")
+    @classmethod
+    def _photographs_are_there(cls, folder: str | None) -> str | None:
+        if folder is not None:
+            missing = [name for name in cls.PHOTOGRAPHS if not (Path(folder) / name).is_file()]
+            if missing:
+                raise ValueError(f"{folder} holds no {missing[0]}; it must hold {', '.join(cls.PHOTOGRAPHS)}")
+        return folder
 
     def draw(self, size: tuple[int, int], severity: int, rng: np.random.Generator) -> Floats:
-        return frost_texture(size, rng)
+        if self.textures is None:
+            return frost_texture(size, rng)
+        name = self.PHOTOGRAPHS[int(rng.integers(len(self.PHOTOGRAPHS)))]
+        return frost_photograph(Path(self.textures) / name, size, rng)
 
     def corrupt(self, pixels: Floats, severity: int, drawn: Floats, rng: np.random.Generator) -> Floats:
         share, amount = self.MIX[severity - 1]
@@ -89,6 +110,23 @@ class Frost(PixelCorruption):
 # Textures of larger images are made at this size and enlarged: the crystals grow with the image.
 FROST_SIDE = 512
 FROST_COLOUR = np.array([0.92, 0.96, 1.0], np.float32)
+
+
+@lru_cache(maxsize=8)
+def _photograph(path: Path) -> Image.Image:
+    with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        return picture.convert("RGB")
+
+
+def frost_photograph(path: Path, size: tuple[int, int], rng: np.random.Generator) -> Floats:
+    """[H,W,3] in [0,1]: a random piece of a photograph, for an image of `size` = (width, height)."""
+    picture = _photograph(path)
+    scale = 1.1 * max(1.0, *(wanted / there for wanted, there in zip(size, picture.size, strict=True)))
+    picture = picture.resize(
+        (math.ceil(picture.width * scale), math.ceil(picture.height * scale)), Image.Resampling.BICUBIC
+    )
+    left, top = (int(rng.integers(0, there - wanted)) for wanted, there in zip(size, picture.size, strict=True))
+    return np.asarray(picture.crop((left, top, left + size[0], top + size[1])), np.float32) / np.float32(255)
 
 
 def frost_texture(size: tuple[int, int], rng: np.random.Generator) -> Floats:
@@ -128,44 +166,3 @@ def _crystal(radius: int, turn: float) -> Floats:
 
 def _line(pen: ImageDraw.ImageDraw, x: float, y: float, angle: float, length: float, width: int) -> None:
     pen.line((x, y, x + math.cos(angle) * length, y + math.sin(angle) * length), fill=255, width=width)
-
-
-@register("corruption", "spatter")
-class Spatter(PixelCorruption):
-    """Splashes on the lens: water at severities 1 to 3, mud at 4 and 5.
-
-    Gaussian noise, blurred with sigma 4 3 2 1 1, above a threshold 0.69 0.68 0.68 0.65 0.65. Mud: the splashes blurred
-    with 1.5 and cut at 0.8 hide the image behind a brown (63, 42, 20). Water: pale turquoise (175, 238, 238) is added,
-    at most 0.6 0.6 0.5. One of ImageNet-C's four extra operators (arXiv 1903.12261), its constants; the shading of the
-    drops is our own (a relief of their outline, for its distances to Canny edges). Video: one splash for all frames.
-    """
-
-    # mean and std of the noise, blur, threshold, strength of the water or blur of the mud, mud?
-    SPATTER: ClassVar = (
-        (0.65, 0.3, 4.0, 0.69, 0.6, False),
-        (0.65, 0.3, 3.0, 0.68, 0.6, False),
-        (0.65, 0.3, 2.0, 0.68, 0.5, False),
-        (0.65, 0.3, 1.0, 0.65, 1.5, True),
-        (0.67, 0.4, 1.0, 0.65, 1.5, True),
-    )
-    WATER: ClassVar[Floats] = np.array([175, 238, 238], np.float32) / np.float32(255)
-    MUD: ClassVar[Floats] = np.array([63, 42, 20], np.float32) / np.float32(255)
-    # Light from the upper left: the far side of a drop shines.
-    RELIEF: ClassVar[Floats] = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
-
-    def draw(self, size: tuple[int, int], severity: int, rng: np.random.Generator) -> Floats:
-        """[H,W,1] in [0,1]: how much of the pixel is water or mud."""
-        mean, std, blur, threshold, strength, mud = self.SPATTER[severity - 1]
-        layer = gaussian(mean + std * rng.standard_normal((size[1], size[0]), dtype=np.float32), blur)
-        splash = (layer > threshold).astype(np.float32)
-        if mud:
-            soft = gaussian(splash, strength)
-            return np.where(soft < 0.8, np.float32(0), soft)[..., None]
-        relief = np.clip(correlate(gaussian(splash, blur / 2), self.RELIEF), 0, 2.7)
-        water = layer * splash * relief
-        return (water * np.float32(strength / max(float(water.max()), 1e-6)))[..., None]
-
-    def corrupt(self, pixels: Floats, severity: int, drawn: Floats, rng: np.random.Generator) -> Floats:
-        if self.SPATTER[severity - 1][-1]:
-            return pixels * (1 - drawn) + drawn * self.MUD
-        return pixels + drawn * self.WATER

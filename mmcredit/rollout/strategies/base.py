@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.engine import Request, Response, RolloutEngine, Sampling
+    from mmcredit.rollout.volume import Volume
     from mmcredit.rollouts import Rollouts
 
 
@@ -136,6 +137,10 @@ class Strategy(Component):
 
     def check(self, run: Run) -> None:
         """Called when the config is read. Raises ValueError for a run that this strategy cannot serve."""
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        """What a step samples and trains on with this layer around one of `inner`; for `mmcredit check`."""
+        return inner
 
     def observe(self, rollouts: Rollouts, stage: Stage) -> None:
         """Told the scored batch (with the signals of `needs()`), before the update."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.rollout.batch import Ask, Batch
+    from mmcredit.rollout.volume import Volume
 
 
 @register("strategy", "d3s_selection")
@@ -52,6 +53,9 @@ class D3SSelection(Strategy):
                     f"credit 'd3s' with scope {method.scope!r} would select a second time from what the strategy "  # type: ignore[attr-defined]
                     "'d3s_selection' has kept; write {d3s: {scope: none}}, or leave the strategy out"
                 )
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        return inner.noting(f"{self.name}: {self.n_init:g} to {self.n_final:g} % of the responses are trained on")
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         batch = rest(asks)

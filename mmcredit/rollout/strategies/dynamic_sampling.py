@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.rollout.batch import Ask
+    from mmcredit.rollout.volume import Volume
 
 
 @register("strategy", "dynamic_sampling")
@@ -56,6 +57,12 @@ class DynamicSampling(Strategy):
                 f"rollout.group is {run.rollout.group}: a single response always equals itself, and 'dynamic_sampling' "
                 "would throw every group away; sample at least 2 responses per prompt"
             )
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        wanted, size = run.rollout.prompts, self.batch or run.rollout.prompts
+        least, most = max(wanted, size), max(wanted, size) + (self.max_rounds - 1) * size
+        line = f"{self.name}: 1 to {self.max_rounds} rounds of {size} prompts, until {wanted} groups have a signal"
+        return inner.asked(least / wanted, most / wanted).noting(line)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         wanted = len({id(ask.prompt) for ask in asks})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.pixels import Pixels
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Batch
+    from mmcredit.rollout.volume import Volume
 
 
 @register("strategy", "noisy_rollout")
@@ -31,7 +32,10 @@ class NoisyRollout(Strategy):
 
     Noise of diffusion step k on [0,1] pixels: clip(sqrt(a_k) x + sqrt(1 - a_k) N(0,1), 0, 1), see corruption
     `diffusion_noise`. k = int(alpha * decay), annealed over the run, with p = (step + 1)/T, step from 0:
-      sigmoid  1 - 1/(1 + exp(-lam (p - mid)))     linear  1 - p     power  1 - p^c     exp  1 - c^(T (1 - p))
+      sigmoid  1 - 1/(1 + exp(-lam (p - mid)))
+      linear   1 - p
+      power    1 - p^c
+      exp      1 - c^(T (1 - p))
     k = 0 still adds noise of 0.0047.
 
     Source: arXiv 2504.13055 and its code; Geometry3K setting (alpha 500, lam 30, mid 40 of 60 steps; on K12 450, 60 and
@@ -51,7 +55,13 @@ class NoisyRollout(Strategy):
     lam: float = Field(30.0, gt=0, description="steepness of the sigmoid")
     mid: float = Field(2 / 3, ge=0, le=1, description="share of the run at which the sigmoid is at one half")
     c: float = Field(0.9, gt=0, description="base of exp, exponent of power")
+    reads_images: ClassVar[bool] = True
+
     _pixels: Pixels | None = PrivateAttr(None)
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        noisy = run.rollout.group // 2 if self.noisy is None else self.noisy
+        return inner.noting(f"{self.name}: {noisy} of {run.rollout.group} responses are sampled from a noised image")
 
     def check(self, run: Run) -> None:
         if self.noisy is not None and self.noisy > run.rollout.group:

@@ -11,11 +11,13 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 from mmcredit.rollout.strategies.continuations import State, monte_carlo
+from mmcredit.rollout.volume import chain_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.rollout.batch import Ask, Batch
+    from mmcredit.rollout.volume import Volume
 
 UNUSED = -2  # boundary_index of an empty slot
 
@@ -64,6 +66,15 @@ class SPOChainContinuations(Strategy):
                 f"rollout.sampling.min_new_tokens is {run.rollout.sampling.min_new_tokens}, but continuations of "
                 "strategy 'spo_chain' would count it from their prefix on; set it to 0"
             )
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        states, tokens = chain_tokens(inner.row_tokens, self.interval, self.max_boundaries)
+        most = inner.rows * states * self.samples
+        line = (
+            f"{self.name}: {self.samples} continuations from each of up to {states} boundaries of a response "
+            f"(interval {self.interval}; max_boundaries lowers it)"
+        )
+        return inner.more(0, most, inner.rows * tokens * self.samples, line)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         batch = rest(asks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from mmcredit.components import Needs, register
 from mmcredit.rollout.batch import Batch, join
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 from mmcredit.rollout.strategies.outcomes import deciding, part_needed, span
 from mmcredit.rollout.strategies.replay.memory import ResponseMemory, Stored
 from mmcredit.rollout.strategies.replay.reflection import INSTRUCTION, reflection
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.rollout.batch import Ask
+    from mmcredit.rollout.volume import Volume
 
 
 @register("strategy", "replay")
@@ -72,6 +74,14 @@ class Replay(Strategy):
 
     def needs(self) -> Needs:
         return Needs(old_logprobs=self.old == "stored" and self.k > 0, reward_parts=part_needed(self.part))
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        times = 2 if self.reflect else 1
+        groups = inner.row_prompts
+        line = f"{self.name}: up to {self.k} stored responses join a group of one outcome"
+        line += f", and up to {groups} prompts are asked once more to reflect" if self.reflect else ""
+        more = inner.asked(1, times).noting(line)
+        return replace(more, rows=inner.rows * times + groups * self.k, row_prompts=groups * times)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         more = self._reflections(asks, stage) if self.reflect else []

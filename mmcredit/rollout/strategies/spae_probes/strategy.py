@@ -11,13 +11,14 @@ from pydantic import Field, PrivateAttr
 
 from mmcredit.components import register
 from mmcredit.rollout.engine import Sampling
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 from mmcredit.rollout.strategies.continuations import State
 from mmcredit.rollout.strategies.spae_probes.probes import probe
 from mmcredit.rollout.strategies.spae_probes.reasoning_steps import StepFinder
 
 if TYPE_CHECKING:
     from mmcredit.rollout.batch import Ask, Batch
+    from mmcredit.rollout.volume import Volume
 
 
 @register("strategy", "spae_probes")
@@ -61,6 +62,15 @@ class SPAEProbes(Strategy):
     constant_groups: bool = Field(False, description="probe groups whose rewards are all equal")
 
     _finder: tuple[object, StepFinder] | None = PrivateAttr(None)
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        steps = min(self.max_steps, inner.row_tokens)
+        most = inner.rows * steps * self.samples
+        line = (
+            f"{self.name}: {self.samples} probes of {self.probe_tokens} tokens at the end of each of up to {steps} "
+            "reasoning steps of a response (max_steps lowers it)"
+        )
+        return inner.more(0, most, most * self.probe_tokens, line)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         batch = rest(asks)

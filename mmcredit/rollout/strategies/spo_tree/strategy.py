@@ -15,6 +15,7 @@ from mmcredit.rollout.engine import Request, Response
 from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 from mmcredit.rollout.strategies.spo_tree.edge_buffer import EdgeBuffer
 from mmcredit.rollout.strategies.spo_tree.tree import Edge, edges, grow, value, without_logprobs
+from mmcredit.rollout.volume import Volume, tree_size
 
 if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
@@ -37,8 +38,11 @@ class SPOTreeSampling(Strategy):
     Gives `parent_value`, `child_value`, `sibling_std` (population) [B]. `rewards` and `reward_parts` of a row are those
     of its child: means of leaf rewards. `rollout.group` is not read. It does the sampling itself, so it stands last.
     Source: arXiv 2505.23564, section SPO-tree; code AIFrameResearch/SPO@b9fc6a2: 6-6-6 children; M = 30 with 1,024
-    tokens, 600 with 4,096 (here, left out: the response limit in equal parts); at most 32 edges of a question and step;
-    edges wait at most 8 steps. One mean counts an early leaf as much as a subtree, as there.
+    tokens, 600 with 4,096 (here, left out: the response limit in equal parts); at most 32 edges of a question and 512
+    in a step of 32 questions; edges wait at most 8 steps. One mean counts an early leaf as much as a subtree, as there.
+    Defaults are smaller: a 4-2-2 tree has 28 segments (6-6-6: 258) and the tokens of about 9 responses (6-6-6: 86); a
+    step trains on 16 edges for each of its questions, the share that 512 of 32 questions are. Edges that wait do not
+    make a step longer.
     Differs: token ids throughout (the code tokenises text anew). A row that waited is scored anew before the update
     (its ratio begins at 1), as there, but keeps the log-probs it was sampled with in `sampler_logprobs`.
     Not stated there and chosen here: `max_edges` is drawn uniformly from what the questions offer; a step without any
@@ -46,21 +50,23 @@ class SPOTreeSampling(Strategy):
     `max_leaves` bounds the leaves of a step: a level that would exceed it gets fewer children (counted).
     `buffer_edges` bounds what waits (the oldest go, counted); `max_age: 1` is no replay. The checkpoint holds it.
     Composes: it filters by itself; what a filter outside throws away of the drawn edges is lost.
-    Cost: the tree and nothing else, 258 segments for 6-6-6; one engine call per level, which reads each node's path
-    anew, once for all its children.
+    Cost: the tree and nothing else; one engine call per level, which reads each node's path anew, once for all its
+    children. `mmcredit check` prints what a step samples.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("parent_value", "child_value", "sibling_std")
     replaces_sampling: ClassVar[bool] = True
 
     branching: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (6, 6, 6), min_length=1, description="children of a node, per level from the prompt on"
+        (4, 2, 2), min_length=1, description="children of a node, per level from the prompt on"
     )
     segment_tokens: int | None = Field(
         None, ge=1, description="M: tokens of a segment above the last level; none = max_new_tokens / levels"
     )
-    edges_per_prompt: int = Field(32, ge=1, description="edges of one question in a step")
-    max_edges: int = Field(1024, ge=1, description="edges in a step")
+    edges_per_prompt: int = Field(16, ge=1, description="edges of one question in a step")
+    max_edges: int | None = Field(
+        None, ge=1, description="edges in a step; none = edges_per_prompt for every prompt that is sampled"
+    )
     max_age: int = Field(8, ge=1, description="steps after which an edge that waits is dropped")
     buffer_edges: int = Field(16384, ge=1, description="edges that may wait")
     max_leaves: int = Field(8192, ge=1, description="leaves of all trees of one call")
@@ -88,6 +94,19 @@ class SPOTreeSampling(Strategy):
         if max(self.branching) == 1:
             raise ValueError("strategy 'spo_tree': branching of 1 everywhere has no edge with a signal; use more")
 
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        limit, prompts = run.rollout.sampling.max_new_tokens, run.rollout.prompts
+        segments, leaves, tokens = tree_size(self.branching, limit, self._segment(limit), prompts, self.max_leaves)
+        shape = "-".join(map(str, self.branching))
+        edges = min(self.max_edges or self.edges_per_prompt * prompts, self.max_age * segments)
+        line = (
+            f"{self.name}: a {shape} tree for each prompt, up to {segments} segments and {leaves} leaves; trains on up "
+            f"to {edges} edges (branching, edges_per_prompt and max_edges lower it)"
+        )
+        least = prompts * self.branching[0]  # every first segment ends by itself
+        found = Volume(prompts, prompts, least, segments, tokens, edges, min(edges, prompts * self.max_age), limit)
+        return found.noting(line)
+
     def _segment(self, limit: int) -> int:
         return self.segment_tokens or max(1, limit // len(self.branching))
 
@@ -107,7 +126,8 @@ class SPOTreeSampling(Strategy):
             prompts[ask.sample.id] = ask.prompt
             self._buffer.add(ask.sample, moved)
         (seed,) = stage.seeds(self.name, "draw", *(ask.seeds[0] for ask in asks if ask.seeds), count=1)
-        drawn = self._buffer.draw(self.edges_per_prompt, self.max_edges, seed)
+        most = self.max_edges or self.edges_per_prompt * max(1, len(found))
+        drawn = self._buffer.draw(self.edges_per_prompt, most, seed)
         dropped = self._buffer.shrink(self.buffer_edges)
         roots = [n for n in nodes if n.response is None]
         stage.spend(

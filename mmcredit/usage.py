@@ -1,0 +1,53 @@
+"""What every `--help` ends with: one command that works as typed, and where to read on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+# By the words that call the command. Each is a command of the docs, which tests/test_docs_commands.py runs.
+EXAMPLES = {
+    "methods": "mmcredit methods pgpo",
+    "check": "mmcredit check easy_vqa --samples 50",
+    "train": "mmcredit train easy_vqa run.dir=runs/mine run.steps=20 evaluate.limit=200 log.rollouts_every=10",
+    "report": "mmcredit report runs/mine",
+    "evaluate": "mmcredit evaluate easy_vqa --model runs/mine/model --limit 200",
+    "replay": 'mmcredit replay runs/mine --methods "tempo, pgpo, {pgpo: {tau: 0.2}}, [rloo, forking_tokens]"',
+    "diagnose": "mmcredit diagnose drift easy_vqa run.dir=runs/mine --run runs/mine",
+    "diagnose divergence": "mmcredit diagnose divergence easy_vqa run.dir=runs/mine --questions 20",
+    "diagnose cross-sampling": "mmcredit diagnose cross-sampling easy_vqa run.dir=runs/mine --questions 20",
+    "diagnose drift": "mmcredit diagnose drift easy_vqa run.dir=runs/mine --run runs/mine",
+    "corruptions": "mmcredit corruptions data/images/red.png -o sheet.png",
+}
+FIRST_STEPS = """first steps:
+  mmcredit methods                    every credit method, loss part, reward, source
+  mmcredit train easy_vqa --dry-run   a config, resolved and checked
+  mmcredit COMMAND --help             options, and an example that works as typed
+
+guide: docs/index.md in the repository"""
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Text of several lines is left as it is: an example must stay one line to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def finish(top: argparse.ArgumentParser) -> None:
+    """Give the help of each command its example."""
+    top.formatter_class, top.epilog = HelpFormatter, FIRST_STEPS
+    for words, command in commands(top):
+        command.formatter_class = HelpFormatter
+        command.epilog = f"example:\n  {EXAMPLES[words]}" if words in EXAMPLES else None
+
+
+def commands(
+    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """(words that call it, parser) of every command below `parser`, those with commands of their own included."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield " ".join((*words, name)), command
+                yield from commands(command, (*words, name))

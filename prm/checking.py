@@ -1,0 +1,150 @@
+"""A verifier at work in a run: responses of the rollout in, verdicts with token spans out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmcredit.verifiers.base import Span, Verdict
+from prm.offsets import Offsets, TokenOffsets
+from prm.spans import (
+    TRAINING,
+    Ladder,
+    Located,
+    Occurrence,
+    Zone,
+    build_mask,
+    locate,
+    reference_token_spans,
+    token_spans,
+    with_tokens,
+)
+from prm.verifier import Query, Verifier, query_of
+
+if TYPE_CHECKING:
+    from mmcredit.data.sample import Sample
+    from mmcredit.verifiers.base import VerifyItem
+    from prm.parse import Verification
+
+Mode = Literal["sampled", "retokenize"]
+
+
+@dataclass(frozen=True)
+class SpanSettings:
+    """How flagged strings become tokens; see `prm.spans.locate`. The release: retokenize, first, exact alone, all."""
+
+    mode: Mode = "sampled"
+    occurrence: Occurrence = "first"
+    ladder: Ladder = TRAINING
+    zone: Zone = "all"
+    max_mask_frac: float = 1.0  # a verification that flags a larger share of the text's tokens is not believed
+
+
+class PerceptionChecker:
+    """`Checker` over a backend: asks it about the responses that apply, and finds what it flagged in their tokens."""
+
+    def __init__(
+        self,
+        backend: Verifier,
+        tokenizer: Any,
+        settings: SpanSettings,
+        refuses: Callable[[Sample], str] = lambda sample: "",
+    ) -> None:
+        """`refuses` says why a sample is not for this verifier ("no image"), or nothing."""
+        self.backend, self.settings, self.refuses = backend, settings, refuses
+        self.offsets = TokenOffsets(tokenizer)
+
+    def verify(self, items: Sequence[VerifyItem]) -> list[Verdict]:
+        """A verdict per item, in order."""
+        out: list[Verdict | None] = [None] * len(items)
+        asked: list[tuple[int, Offsets]] = []
+        queries: list[Query] = []
+        for i, item in enumerate(items):
+            if reason := self.refuses(item.sample):
+                out[i] = Verdict("skipped", reason=reason)
+                continue
+            retokenize = self.settings.mode == "retokenize"
+            found = self.offsets.retokenised(item.tokens) if retokenize else self.offsets.sampled(item.tokens)
+            asked.append((i, found))
+            queries.append(query_of(item.sample, found.text))
+        for (i, offsets), said in zip(asked, self.backend.verify(queries), strict=True):
+            out[i] = verdict(said, offsets, items[i], self.settings)
+        assert all(each is not None for each in out)
+        return [each for each in out if each is not None]
+
+    def close(self) -> None:
+        """Close the backend."""
+        self.backend.close()
+
+
+def verdict(said: Verification, offsets: Offsets, item: VerifyItem, settings: SpanSettings) -> Verdict:
+    """The verifier's word on a response, with the tokens that it is about."""
+    usage = {{"new_tokens": "tokens"}.get(name, name): float(value) for name, value in said.usage.items()}
+    if said.dropped:
+        usage["dropped_items"] = float(said.dropped)
+    if said.status == "prm_error":
+        reason = said.error.partition(":")[0]
+        return Verdict("prm_error", reason=reason if len(reason) < 40 else "error", detail=said.error, usage=usage)
+    if said.status == "parse_error":
+        return Verdict("parse_error", reason="not in the format", detail=said.raw[:2000], usage=usage)
+    if said.status == "clean":
+        return Verdict("clean", detail=said.think[:2000], usage=usage)
+    located = find(said, offsets, settings)
+    masked = build_mask([r for claim in located.claims for r in claim.tokens], len(item.tokens))
+    text_tokens = sum(start < end for start, end in offsets.spans)
+    if masked.sum() > settings.max_mask_frac * text_tokens:
+        # Not believed: a verification that flags nearly everything says little about any token.
+        claims = tuple(replace(claim, tokens=()) for claim in located.claims)
+        spans = tuple(Span(claim.text, (), claim.spans, "too_much", claim.rung or "") for claim in claims)
+        return Verdict("flagged", spans, detail=said.think[:2000], usage=usage)
+    same = offsets.text == item.text
+    spans = tuple(
+        Span(claim.text, claim.tokens, claim.spans if same else (), claim.fate, claim.rung or "")
+        for claim in located.claims
+    )
+    return Verdict("flagged", spans, detail=said.think[:2000], usage=usage)
+
+
+def find(
+    said: Verification, offsets: Offsets, settings: SpanSettings, protected: Sequence[tuple[int, int]] = ()
+) -> Located:
+    """The flagged strings in the text and in the tokens."""
+    located = locate(
+        said.strings,
+        offsets.text,
+        occurrence=settings.occurrence,
+        ladder=settings.ladder,
+        zone=settings.zone,
+        protected=protected,
+        places=said.places,
+    )
+    to_tokens = reference_token_spans if settings.mode == "retokenize" else token_spans
+    return with_tokens(located, to_tokens(located.spans, offsets))
+
+
+def needs_image(sample: Sample) -> str:
+    """Why a sample is not for a verifier that reads images."""
+    return "" if any(media.kind == "image" for media in sample.media) else "no image"
+
+
+def needs_meta(*names: str) -> Callable[[Sample], str]:
+    """A reason for samples that lack one of these keys of `meta`."""
+
+    def refuses(sample: Sample) -> str:
+        missing = [name for name in names if name not in sample.meta]
+        return f"no meta {missing[0]!r}" if missing else ""
+
+    return refuses
+
+
+def only_where(where: Mapping[str, Sequence[Any]], refuses: Callable[[Sample], str]) -> Callable[[Sample], str]:
+    """`refuses`, and also samples whose meta is not among the values of `where`."""
+
+    def chosen(sample: Sample) -> str:
+        for name, values in where.items():
+            if sample.meta.get(name) not in values:
+                return f"not in where: {name}"
+        return refuses(sample)
+
+    return chosen

@@ -1,0 +1,199 @@
+"""Every command and program of README.md and docs/*.md is run, in reading order, in one folder."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import benchmark_rows
+import pytest
+from docs_pages import ROOT, blocks, pages
+from PIL import Image
+
+from mmcredit import usage
+from mmcredit.cli import parser
+
+# Words that make a command small enough for a test: laid over every command that the pattern is found in.
+SMALL = "run.steps=2 rollout.prompts=4 rollout.group=4 evaluate.limit=6"
+SHORTER = [
+    (r"^bash scripts/quickstart\.sh", SMALL),
+    (r"^mmcredit train (?!.*--dry-run)", SMALL),
+    (r"^mmcredit train smollm2_sums", "model.path=builtin:tiny-qwen3"),
+    (r"^mmcredit evaluate (?!.*--(corrupt|benchmark))", "--limit 8"),
+    (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
+    (r"^mmcredit check", "--samples 8"),
+    (r"^mmcredit diagnose (divergence|cross)", "--questions 4"),
+    (r"^mmcredit diagnose cross", "--budgets 1,all"),
+]
+# Blocks with a comment `<!-- not run: reason -->`, and why nothing smaller can stand for them.
+NOT_RUN = {
+    "README.md": 1,  # scripts/test.sh, which runs this test
+    "docs/models.md": 1,  # fetches a model
+    "docs/rollout.md": 1,  # fetches vLLM
+}
+PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
+
+
+class Site:
+    """A folder that looks like a checkout with its environment, in which the pages are worked through in order."""
+
+    def __init__(self, folder):
+        self.folder, self.done, self.outputs = folder, [], {}
+        self.used, self.ran = set(), set()
+        for name in ("scripts", "configs", "benchmarks", "pyproject.toml", "constraints.txt"):
+            (folder / name).symlink_to(ROOT / name)
+        binaries = folder / ".venv" / "bin"
+        binaries.mkdir(parents=True)
+        for name, words in (("python", ""), ("mmcredit", " -m mmcredit.cli")):
+            (binaries / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{words} "$@"\n')
+            (binaries / name).chmod(0o755)
+        # scripts/setup.sh finds its work done: the environment is the one that runs the tests.
+        made = "cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1"
+        stamp = subprocess.run(["bash", "-c", made], cwd=folder, capture_output=True, text=True, check=True).stdout
+        (folder / ".venv" / f".mmcredit-{stamp.strip()}").write_text("easy-vqa\nlora\ndatasets\ntasks\ndev\n")
+        # What pages say that the reader has: a photo, local copies of benchmarks.
+        Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(folder / "photo.png")
+        benchmark_rows.parquet(folder / "benchmark_data/POPE/data/test.parquet", benchmark_rows.pope())
+        benchmark_rows.parquet(folder / "benchmark_data/POPE/data/random.parquet", benchmark_rows.pope())
+        benchmark_rows.parquet(folder / "benchmark_data/ChartQA/data/test.parquet", benchmark_rows.chartqa())
+        self.env = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "HF_HUB_OFFLINE": "1"}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self.runner = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "docs_runner.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, **self.env, "PYTHONPATH": path},
+        )
+
+    def close(self):
+        self.runner.stdin.close()
+        assert self.runner.wait() == 0
+
+    def _fork(self, job):
+        output = self.folder / "output.txt"
+        self.runner.stdin.write(json.dumps({**job, "output": str(output)}) + "\n")
+        self.runner.stdin.flush()
+        code = int(self.runner.stdout.readline())
+        return code, output.read_text(errors="replace")
+
+    def command(self, line):
+        """Run a line of bash, made smaller. Returns its output; AssertionError where it fails."""
+        words = shlex.split(line, comments=True)
+        env = {}
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            name, _, env[name] = words.pop(0).partition("=")
+        assert not {"|", "&&", ";", ">", "<"} & set(words), f"one plain command a line: {line}"
+        if words[0] == ".venv/bin/mmcredit":
+            words[0] = "mmcredit"
+        self.ran.add(" ".join(words))
+        more = []
+        for number, (pattern, extra) in enumerate(SHORTER):
+            if re.search(pattern, " ".join(words)):
+                self.used.add(number)
+                more += extra.split()
+        words += more
+        if words[0] == "mmcredit":
+            code, output = self._fork({"argv": words[1:], "env": env})
+        else:
+            result = subprocess.run(
+                words,
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, **self.env, **env},
+            )
+            code, output = result.returncode, result.stdout + result.stderr
+        assert code == 0, f"{' '.join(words)}\nexit code {code}\n{output}"
+        return output
+
+    def page(self, name):
+        """Run what a page holds, and the pages before it."""
+        for each in PAGES[: PAGES.index(name) + 1]:
+            if each in self.done:
+                continue
+            self.done.append(each)
+            output = ""
+            found = blocks(ROOT / each)
+            for block in found:  # programs with a file name are there before the commands that use them
+                if block.language == "python" and (title := re.match(r"# ([\w/]+\.py)\n", block.text)):
+                    (self.folder / title.group(1)).write_text(block.text)
+            for block in found:
+                place = f"{each}:{block.line}"
+                if block.not_run is not None or block.language in ("yaml", "json"):
+                    continue
+                if block.language == "bash":
+                    assert block.commands, f"{place}: an empty block"
+                    output = "\n".join(self.command(line) for line in block.commands)
+                elif block.language == "python":
+                    program = self.folder / "program.py"
+                    program.write_text(block.text)
+                    code, output = self._fork({"file": str(program)})
+                    assert code == 0, f"{place}\n{output}"
+                else:
+                    self.outputs[place] = (block.text, output)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    made = Site(tmp_path_factory.mktemp("site"))
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="bash commands, and fork")
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_and_programs_of_the_page_run(site, name):
+    site.page(name)
+
+
+def test_what_the_pages_say_is_printed_is_printed(site):
+    """Text blocks stand for the output of the block before them: every line, up to its numbers and where "..." is."""
+    site.page(PAGES[-1])
+    assert site.outputs
+    for place, (shown, output) in site.outputs.items():
+        for line in filter(str.strip, shown.splitlines()):
+            pattern = re.escape(line.strip())
+            pattern = re.sub(r"(\\ )+", r"\\s+", pattern).replace(re.escape("..."), r"\S*")
+            pattern = re.sub(r"[\d,]*\d(\\\.\d+)?", r"[-\\d.,e]+", pattern)
+            assert re.search(pattern, output), f"{place}: {line!r} is not in\n{output}"
+
+
+def test_no_more_is_left_out_than_must_be(site):
+    left_out = {}
+    for path in pages():
+        for block in blocks(path):
+            if block.not_run is not None:
+                assert block.language == "bash"
+                left_out[block.page] = left_out.get(block.page, 0) + 1
+    assert left_out == NOT_RUN
+    site.page(PAGES[-1])
+    stale = [pattern for number, (pattern, _) in enumerate(SHORTER) if number not in site.used]
+    assert not stale, f"no command matches {stale}"
+
+
+def test_every_page_is_listed():
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
+    assert set(PAGES) == there | {"README.md"}
+    assert len(PAGES) == len(set(PAGES))
+
+
+def test_every_help_has_an_example():
+    for words, command in usage.commands(parser()):
+        assert words in usage.EXAMPLES, f"usage.EXAMPLES has no example for {words!r}"
+        assert usage.EXAMPLES[words].startswith(f"mmcredit {words.split()[0]} ")
+        assert usage.EXAMPLES[words] in command.format_help().splitlines()[-1]
+        actions = [a for a in command._actions if a.help is None and not isinstance(a, argparse._SubParsersAction)]
+        assert not actions, f"{words}: no help for {[a.dest for a in actions]}"
+    assert set(usage.EXAMPLES) == {words for words, _ in usage.commands(parser())}
+
+
+def test_examples_of_the_help_are_commands_of_the_pages(site):
+    site.page(PAGES[-1])
+    for line in usage.EXAMPLES.values():
+        assert " ".join(shlex.split(line)) in site.ran, f"{line}: no page shows it, so no test runs it"

@@ -1,0 +1,301 @@
+"""The endpoint backend against a stub server over real HTTP: what comes back when the server misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+from prm.endpoint import Breaker, EndpointVerifier
+from prm.endpoint_config import EndpointConfig
+from prm.verifier import Query, query_of
+
+from mmcredit.data.sample import Media, Sample
+
+GOOD = "<think>seen</think><answer>['red']</answer>"
+
+
+def completion(text, **more):
+    return json.dumps({"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 7}, **more}).encode()
+
+
+@contextmanager
+def server(answer):
+    """A server whose `answer(handler, number, body)` does the talking; yields (address, bodies received)."""
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            bodies.append(body)
+            with suppress(OSError):  # the client has hung up, as it should
+                answer(self, len(bodies), body)
+
+        def log_message(self, *_):
+            pass
+
+    stub = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    stub.daemon_threads = True
+    thread = threading.Thread(target=stub.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{stub.server_port}/v1", bodies
+    finally:
+        stub.shutdown()
+        stub.server_close()
+        thread.join()
+
+
+def send(handler, body, status=200, length=None):
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def verifier(url, **fields):
+    settings = {"timeout": 5.0, "retries": 0, "backoff": 0.0, "model": "m", **fields}
+    return EndpointVerifier(EndpointConfig(base_url=url, **settings))
+
+
+def ask(url, count=1, **fields):
+    client = verifier(url, **fields)
+    try:
+        return client.verify([Query(f"what color is it? {i}", "it is red") for i in range(count)])
+    finally:
+        client.close()
+
+
+def test_a_good_reply():
+    with server(lambda h, n, b: send(h, completion(GOOD))) as (url, bodies):
+        (found,) = ask(url, max_tokens=99)
+    assert (found.status, found.strings, found.think) == ("flagged", ("red",), "seen")
+    assert found.usage["calls"] == 1
+    assert found.usage["prompt_tokens"] == 7
+    assert (bodies[0]["max_tokens"], bodies[0]["temperature"], bodies[0]["model"]) == (99, 0.0, "m")
+
+
+def test_many_queries_keep_their_order_and_run_at_once():
+    together = threading.Barrier(4, timeout=20)
+
+    def answer(handler, number, body):
+        together.wait()  # passes only if four requests are under way
+        question = body["messages"][1]["content"][0]["text"]
+        which = question.split("color is it? ")[1].split("\n")[0]
+        send(handler, completion(f"<answer>['it is {which}']</answer>"))
+
+    with server(answer) as (url, _):
+        found = ask(url, count=8, concurrency=4, timeout=30.0)
+    assert [said.strings for said in found] == [(f"it is {i}",) for i in range(8)]
+
+
+def hang(handler, number, body):
+    time.sleep(3)
+
+
+def trickle(handler, number, body):
+    """A byte now and then: no single read times out."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    for _ in range(30):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def slow_headers(handler, number, body):
+    for _ in range(30):
+        handler.wfile.write(b"H")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("answer", [hang, trickle, slow_headers])
+def test_a_deadline_holds_for_the_whole_reply(answer):
+    with server(answer) as (url, _):
+        (found,) = ask(url, timeout=0.4)
+    assert found.status == "prm_error"
+    assert "timeout" in found.error or "connection" in found.error
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"<html>gateway</html>", "no chat completion"),
+        (b"", "no chat completion"),
+        (b"\xff\xfe\x00garbage", "no chat completion"),
+        (b"[]", "no chat completion"),
+        (b"null", "no chat completion"),
+        (b'{"choices": []}', "no chat completion"),
+        (b'{"choices": "text"}', "no chat completion"),
+        (b'{"choices": [{"message": {"content": null}}]}', "no text"),
+        (b'{"choices": [{"message": {"content": ["a"]}}]}', "no text"),
+        (b"[" * 100_000, "no chat completion"),
+        (completion(GOOD, usage="none"), "no chat completion"),
+    ],
+)
+def test_garbage_is_an_error_not_clean(body, says):
+    with server(lambda h, n, b: send(h, body)) as (url, _):
+        (found,) = ask(url)
+    assert found.status == "prm_error"
+    assert says in found.error
+
+
+def test_oversized_broken_off_and_refused_replies():
+    with server(lambda h, n, b: send(h, completion("x" * 5000))) as (url, _):
+        (found,) = ask(url, max_reply_bytes=1000)
+    assert "max_reply_bytes=1000" in found.error
+    with server(lambda h, n, b: send(h, completion(GOOD)[:-20], length=5000)) as (url, _):
+        (found,) = ask(url)
+    assert found.status == "prm_error"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        (found,) = ask(f"http://127.0.0.1:{unused.getsockname()[1]}/v1")
+    assert found.status == "prm_error"
+    assert "connection" in found.error
+
+
+def test_text_that_is_no_verification_is_a_parse_error():
+    for text in ("looks fine to me", "<think>I was cut off", "<answer>[1, 2]</answer>", ""):
+        with server(lambda h, n, b, text=text: send(h, completion(text))) as (url, _):
+            assert ask(url)[0].status == "parse_error"
+
+
+def test_retries_for_what_may_pass_and_none_for_the_rest():
+    def flaky(handler, number, body):
+        send(handler, completion(GOOD) if number == 3 else b"busy", 200 if number == 3 else 503)
+
+    with server(flaky) as (url, bodies):
+        (found,) = ask(url, retries=2)
+    assert (found.status, found.usage["calls"], len(bodies)) == ("flagged", 3, 3)
+    with server(lambda h, n, b: send(h, b"bad request", 400)) as (url, bodies):
+        (found,) = ask(url, retries=2)
+    assert (found.status, len(bodies)) == ("prm_error", 1)
+    assert "HTTP 400" in found.error
+
+
+def test_redirects_are_not_followed():
+    def elsewhere(handler, number, body):
+        handler.send_response(302)
+        handler.send_header("Location", "http://127.0.0.1:9/v1/chat/completions")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with server(elsewhere) as (url, _):
+        assert "HTTP 302" in ask(url)[0].error
+
+
+def test_breaker_leaves_a_dead_server_alone_and_comes_back():
+    well = threading.Event()
+
+    def answer(handler, number, body):
+        if well.is_set():
+            send(handler, completion(GOOD))
+        else:
+            send(handler, b"down", 500)
+
+    with server(answer) as (url, bodies):
+        client = verifier(url, break_after=3, rest=0.3, concurrency=1)
+        found = client.verify([Query("q", f"r {i}") for i in range(10)])
+        assert [said.status for said in found] == ["prm_error"] * 10
+        assert len(bodies) == 3  # the other seven cost nothing
+        assert "circuit open" in found[-1].error
+        assert client.counts["refused"] == 7
+        well.set()
+        time.sleep(0.35)
+        found = client.verify([Query("q", f"r {i}") for i in range(4)])
+        assert [said.status for said in found] == ["flagged"] * 4
+        client.close()
+
+
+def test_breaker_sends_one_trial():
+    breaker = Breaker(after=2, rest=0.0)
+    breaker.failed()
+    assert breaker.allows()
+    breaker.failed()
+    assert breaker.allows()  # the trial
+    assert not breaker.allows()
+    breaker.failed()
+    assert breaker.allows()
+    breaker.succeeded()
+    assert breaker.allows()
+    assert breaker.allows()
+
+
+def test_a_second_replica_takes_over():
+    with (
+        server(lambda h, n, b: send(h, b"", 500)) as (sick, _),
+        server(lambda h, n, b: send(h, completion(GOOD))) as (well, _),
+    ):
+        found = ask([sick, well], count=6, retries=1, break_after=100)
+    assert [said.status for said in found] == ["flagged"] * 6
+
+
+def picture(color, size=(8, 8)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return Media("image", data=buffer.getvalue(), name=color)
+
+
+def test_images_go_where_their_tags_stand():
+    content = [
+        {"type": "text", "text": "left "},
+        {"type": "image"},
+        {"type": "text", "text": " or right "},
+        {"type": "image"},
+        {"type": "text", "text": "?"},
+    ]
+    sample = Sample("s", ({"role": "user", "content": content},), (picture("red"), picture("blue", (100, 100))))
+    query = query_of(sample, "an <image> of red")
+    with server(lambda h, n, b: send(h, completion(GOOD))) as (url, bodies):
+        client = verifier(url, max_pixels=400)
+        assert client.verify([query])[0].status == "flagged"
+        client.close()
+    parts = bodies[0]["messages"][-1]["content"]
+    assert [part["type"] for part in parts] == ["text", "image_url", "text", "image_url", "text"]
+    sizes = []
+    for part in parts[1::2]:
+        head, _, data = part["image_url"]["url"].partition(",")
+        assert head == "data:image/png;base64"
+        sizes.append(Image.open(io.BytesIO(base64.b64decode(data))).size)
+    assert sizes == [(8, 8), (20, 20)]
+    assert "<image>" not in parts[-1]["text"]
+    assert "of red" in parts[-1]["text"]
+
+
+def test_extra_images_come_first_and_missing_ones_are_an_error(tmp_path):
+    with server(lambda h, n, b: send(h, completion(GOOD))) as (url, bodies):
+        client = verifier(url, layout="short")
+        gone = Media("image", path=tmp_path / "gone.png", name="gone.png")
+        found = client.verify(
+            [
+                Query("what color?", "red", (picture("red"),)),
+                Query("what color?", "red", (gone,)),
+                Query("<image><image>?", "red", (picture("red"),)),
+                Query("what color?", "  "),
+            ]
+        )
+        client.close()
+    assert [said.status for said in found] == ["flagged", "prm_error", "prm_error", "clean"]
+    assert "image" in found[1].error
+    assert [part["type"] for part in bodies[0]["messages"][0]["content"]] == ["image_url", "text"]
+    assert len(bodies) == 1
+
+
+def test_settings_that_are_refused(monkeypatch):
+    for url in ("ftp://x/v1", "http://user:pw@127.0.0.1/v1", ()):
+        with pytest.raises(ValueError, match="address"):
+            EndpointConfig(base_url=url, model="m")
+    with pytest.raises(ValueError, match="in the clear"):
+        EndpointConfig(base_url="http://example.org/v1", model="m", api_key_env="KEY")
+    monkeypatch.delenv("PRM_KEY", raising=False)
+    with pytest.raises(ValueError, match="PRM_KEY"):
+        EndpointVerifier(EndpointConfig(base_url="https://example.org/v1", model="m", api_key_env="PRM_KEY"))
