@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +19,11 @@ from mmcredit.version import __version__
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
+COMMANDS_GROUP = "mmcredit.commands"
 
-def parser() -> ArgumentParser:
-    """The command line."""
+
+def parser(more: bool = True) -> ArgumentParser:
+    """The command line; `more`: with the commands that other packages bring."""
     top = argparse.ArgumentParser(
         prog="mmcredit",
         description="Reinforcement learning for vision-language and text models from verifiable rewards, with credit "
@@ -37,6 +42,21 @@ def parser() -> ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="check the config and print it resolved; loads no torch")
     train.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
     train.set_defaults(run=commands.train)
+
+    launch = actions.add_parser(
+        "launch",
+        help="train on several processes or machines",
+        description="Start `mmcredit train CONFIG` on N processes, a thin layer on torchrun; on several machines run "
+        "it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
+    )
+    _config(launch)
+    launch.add_argument("--processes", type=int, required=True, metavar="N", help="processes on this machine")
+    launch.add_argument("--nodes", type=int, default=1, metavar="M", help="machines (default 1)")
+    launch.add_argument("--node-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")
+    launch.add_argument("--master", metavar="HOST:PORT", help="address of machine 0; needed with --nodes")
+    launch.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
+    launch.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
+    launch.set_defaults(run=commands.launch)
 
     _evaluate(actions)
 
@@ -115,7 +135,23 @@ def parser() -> ArgumentParser:
     _plugins(replay)
     replay.set_defaults(run=commands.replay)
     usage.finish(top)
+    if more:
+        _more_commands(actions)
     return top
+
+
+def _more_commands(actions: Any) -> None:
+    """Commands of other packages: every entry point of `mmcredit.commands` names a function that adds its own.
+
+    The function gets argparse's subparsers; the module it stands in must not load what only a run needs.
+    """
+    for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
+        try:
+            entry.load()(actions)
+        except Exception as error:
+            raise RuntimeError(
+                f"commands of {entry.name!r} ({entry.value}) cannot be added: {error!r}; mend or uninstall it"
+            ) from error
 
 
 def _evaluate(actions: Any) -> None:
@@ -232,7 +268,9 @@ def _plugins(action: ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a run that failed, 2 for a wrong command or config."""
     defer("torch")
-    top = parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    own = parser(more=False)
+    top = own if words and words[0] in _names_of(own) else parser()
     options, rest = top.parse_known_args(arguments)
     # argparse gives up on `key=value` words that come after an option; they are overrides all the same.
     if rest and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
@@ -250,10 +288,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _names_of(top: ArgumentParser) -> set[str]:
+    """Names of its commands."""
+    return {name for action in top._actions for name in (action.choices or ()) if action.dest == "command"}
+
+
 def _fail(error: Exception, code: int) -> int:
     """One clear line; the traceback where MMCREDIT_TRACEBACK is set."""
     if os.environ.get("MMCREDIT_TRACEBACK"):
         raise error
+    if told := os.environ.get("MMCREDIT_LAUNCHED") and os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # Several processes meet the same mistake: `mmcredit launch` prints the first one's.
+        words = {"message": {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(told).write_text(json.dumps(words), encoding="utf-8")
+        return code
     print(f"mmcredit: error: {error}", file=sys.stderr)
     return code
 

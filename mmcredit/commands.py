@@ -40,6 +40,10 @@ def train(options: Namespace) -> int:
 
     with console.status("loading the model and the data"):
         trainer = Trainer(run, resume=options.resume, progress=Progress(console))
+    if not trainer.world.writes:
+        trainer.run()
+        trainer.world.leave()
+        return 0
     names = " + ".join(method.name for method in trainer.parts.pipeline.methods)
     console.print(
         f"{run.run.name}: {run.model.path}, credit {names}, {len(trainer.parts.samples)} training samples, "
@@ -47,6 +51,7 @@ def train(options: Namespace) -> int:
         highlight=False,
     )
     outcome = trainer.run()
+    trainer.world.leave()
     if outcome.before is not None and outcome.after is not None and outcome.gain is not None:
         table = Table("held-out accuracy", "value", "95 % interval", "questions")
         for name, interval in (
@@ -63,6 +68,15 @@ def train(options: Namespace) -> int:
 
         console.print(f"report: {render(outcome.run_dir)}", highlight=False, soft_wrap=True)
     return 0
+
+
+def launch(options: Namespace) -> int:
+    """Start `mmcredit train` on several processes."""
+    run = _load(options)  # a mistake in the config is said once, before anything is started
+    load_now()
+    from mmcredit.launch import launch as start
+
+    return start(run, options)
 
 
 def evaluate(options: Namespace) -> int:

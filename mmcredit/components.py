@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmcredit.reflow import reflow
+from mmcredit.yaml_values import typed_fields
 
 ENTRY_POINT_GROUP = "mmcredit.components"
 
@@ -40,6 +41,7 @@ HOMES: dict[str, str] = {
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
+    "train_engine": "mmcredit.train.engines",
     "verifier": "mmcredit.verifiers",
 }
 
@@ -198,6 +200,11 @@ def lookup(kind: str, name: str) -> type[Component]:
     return known[name]
 
 
+def component_class(kind: str, name: str) -> type[Component] | None:
+    """The class registered under `name`, or None."""
+    return lookup(kind, name) if name in names(kind) else None
+
+
 def build(kind: str, spec: str | Mapping[str, Any] | Component) -> Component:
     """A component from its config entry: a name, a one-key mapping {name: fields}, or a component itself.
 
@@ -220,7 +227,7 @@ def build(kind: str, spec: str | Mapping[str, Any] | Component) -> Component:
         raise ValueError(f"a {kind} is written as a name or as {{name: {{field: value}}}}, got {spec!r}")
     cls = lookup(kind, name)
     try:
-        return cls(**fields)
+        return cls(**typed_fields(fields, cls, component_class))
     except ValidationError as error:
         raise ValueError(f"{kind} {name!r}: {explain(error, cls)}") from None
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmcredit.components import Needs, build, build_all, explain, lookup, names, nearest
-from mmcredit.config_files import find, lay_over, number, override, read_yaml
+from mmcredit import yaml_values
+from mmcredit.components import Needs, build, build_all, component_class, explain, lookup, names, nearest
+from mmcredit.config_files import find, lay_over, override, read_yaml
 from mmcredit.data.media import MediaLimits
 from mmcredit.policy.config import ModelConfig
 from mmcredit.rewards.pool import part_names
 from mmcredit.rollout.engine import Sampling
+from mmcredit.yaml_values import Kind
 
 Entry = str | dict[str, Any]
 
@@ -41,8 +42,8 @@ class RunBlock(Block):
 class DataBlock(Block):
     """What is trained and tested on."""
 
-    train: Entry = Field(description="source of training prompts: a name or {name: fields}")
-    evaluate: Entry | None = Field(None, description="source of held-out prompts")
+    train: Annotated[Entry, Kind("source")] = Field(description="source of training prompts: a name or {name: fields}")
+    evaluate: Annotated[Entry | None, Kind("source")] = Field(None, description="source of held-out prompts")
     media: MediaLimits = Field(default_factory=MediaLimits, description="where media may lie, and how big they may be")
     max_prompt_tokens: int | None = Field(2048, ge=1, description="prompts over it are dropped and counted, never cut")
 
@@ -50,10 +51,12 @@ class DataBlock(Block):
 class RolloutBlock(Block):
     """How responses are sampled."""
 
-    engine: Entry = Field("hf", description="rollout engine")
+    engine: Annotated[Entry, Kind("engine")] = Field("hf", description="rollout engine")
     prompts: int = Field(16, ge=1, description="prompts per step")
     group: int = Field(8, ge=1, description="responses per prompt")
-    strategies: list[Entry] = Field(default_factory=list, description="layers around sampling, outermost first")
+    strategies: list[Annotated[Entry, Kind("strategy")]] = Field(
+        default_factory=list, description="layers around sampling, outermost first"
+    )
     sampling: Sampling = Field(default_factory=Sampling, description="temperature, limits, stops")
 
 
@@ -68,17 +71,17 @@ class RewardWorkerBlock(Block):
 class ObjectiveBlock(Block):
     """The loss."""
 
-    ratio: Entry = "token"
+    ratio: Annotated[Entry, Kind("ratio")] = "token"
     clip: Entry = Field(default_factory=lambda: {"low": 0.2, "high": 0.2})
-    aggregate: Entry = "token_mean"
-    regularizers: list[Entry] = Field(default_factory=list)
+    aggregate: Annotated[Entry, Kind("aggregate")] = "token_mean"
+    regularizers: list[Annotated[Entry, Kind("regularizer")]] = Field(default_factory=list)
     mismatch: dict[str, Any] | None = Field(None, description="correction for rollout and training engines that differ")
 
 
 class TrainBlock(Block):
     """The update."""
 
-    engine: Literal["local"] = Field("local", description="training engine")
+    engine: Entry = Field("local", description="training engine: local, or deepspeed for several processes")
     mini_batches: int = Field(1, ge=1, description="optimizer steps per epoch over a rollout batch")
     epochs: int = Field(1, ge=1, description="times a rollout batch is gone through")
     token_budget: int = Field(16384, ge=1, description="tokens of one micro-batch, visual ones included")
@@ -132,14 +135,15 @@ class EvaluateBlock(Block):
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
     reward: str | None = Field(None, description="reward part that says right or wrong; none = the first one")
     samples: int = Field(1, ge=1, description="answers per question; several need a temperature above 0")
-    k: list[int] | None = Field(None, description="k of pass@k and majority@k; none = powers of two up to samples")
+    k: list[int] | None = Field(
+        None, description="k of pass@k and majority@k, above 1; none = powers of two up to samples"
+    )
 
     @property
     def chosen_k(self) -> list[int]:
-        """The values of k in use; none with one answer per question."""
-        if self.samples == 1:
-            return []
-        return [2**i for i in range(self.samples.bit_length())] if self.k is None else self.k
+        """The values of k in use. Not 1: with one answer pass@k and majority@k are avg@samples itself."""
+        powers = [2**i for i in range(1, self.samples.bit_length())]
+        return [k for k in (powers if self.k is None else self.k) if k > 1]
 
     @model_validator(mode="after")
     def _several(self) -> EvaluateBlock:
@@ -162,10 +166,12 @@ class RunConfig(Block):
     model: ModelConfig
     data: DataBlock
     rollout: RolloutBlock = Field(default_factory=RolloutBlock)
-    rewards: list[Entry] = Field(min_length=1)
+    rewards: list[Annotated[Entry, Kind("reward")]] = Field(min_length=1)
     reward_workers: RewardWorkerBlock = Field(default_factory=lambda: RewardWorkerBlock())
-    verifiers: list[Entry] = Field(default_factory=list, description="judges of spans, asked beside the step")
-    credit: list[Entry] = Field(["grpo"])
+    verifiers: list[Annotated[Entry, Kind("verifier")]] = Field(
+        default_factory=list, description="judges of spans, asked beside the step"
+    )
+    credit: list[Annotated[Entry, Kind("credit")]] = Field(["grpo"])
     objective: ObjectiveBlock = Field(default_factory=ObjectiveBlock)
     train: TrainBlock = Field(default_factory=TrainBlock)
     check: CheckBlock = Field(default_factory=CheckBlock)
@@ -290,9 +296,10 @@ def load(
 
 
 def parse(content: Mapping[str, Any]) -> RunConfig:
-    """A checked config from plain data. Raises ValueError, one line per problem."""
+    """A checked config from plain data. A scalar that YAML gives without quotes is what the type of its field says
+    (`run.name: 1e-4` is a name). Raises ValueError, one line per problem."""
     try:
-        return RunConfig(**_floats(content))
+        return RunConfig(**yaml_values.typed_fields(content, RunConfig, component_class))
     except ValidationError as error:
         raise ValueError(f"config: {explain(error, RunConfig)}") from None
 
@@ -300,22 +307,11 @@ def parse(content: Mapping[str, Any]) -> RunConfig:
 def block(cls: type[BlockType], content: Mapping[str, Any], place: str) -> BlockType:
     """A checked block of the config from plain data. Raises ValueError, one line per problem, naming the `place`."""
     try:
-        return cls(**_floats(content))
+        return cls(**yaml_values.typed_fields(content, cls, component_class))
     except ValidationError as error:
         raise ValueError(f"{place}: {explain(error, cls)}") from None
 
 
-def _floats(value: Any) -> Any:
-    """Numbers such as 1e-4, which YAML 1.1 leaves as text, anywhere in the tree."""
-    if isinstance(value, Mapping):
-        return {k: _floats(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_floats(v) for v in value]
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        return number(value)
-    return value
-
-
 def dump(config: RunConfig) -> str:
     """The resolved config as YAML; `load` of it gives the same run."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml_values.dump(config.model_dump(mode="json"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from mmcredit import yaml_values
 from mmcredit.components import nearest
 
 
@@ -34,9 +35,10 @@ def recipes() -> dict[str, str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises ValueError naming file and line."""
+    """A YAML file that holds a mapping; scalars remember their text (see `yaml_values`). Raises ValueError naming file
+    and line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml_values.read(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
@@ -68,15 +70,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], place: str = "") -> 
 
 
 def override(config: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """Apply dotted `key.sub=value` assignments; values are YAML. Raises ValueError for a malformed one."""
+    """Apply dotted `key.sub=value` assignments; values are YAML, and scalars remember their text until the type of
+    their field decides (see `yaml_values`). Raises ValueError for a malformed one."""
     for item in assignments:
         path, sign, text = item.partition("=")
         if not sign or not path:
             raise ValueError(f"override {item!r} must look like key.sub=value")
         keys = path.strip().split(".")
-        value = yaml.safe_load(text) if text else None
-        if isinstance(value, str):
-            value = number(value)
+        try:
+            value = yaml_values.read(text) if text else None
+        except yaml.YAMLError as error:
+            raise ValueError(f"override {item!r}: not valid YAML: {' '.join(str(error).split())}") from None
         target: Any = config
         for key in keys[:-1]:
             target = _step(target, key, item)
@@ -85,14 +89,6 @@ def override(config: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         else:
             target[keys[-1]] = value
     return config
-
-
-def number(text: str) -> Any:
-    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _step(target: Any, key: str, item: str) -> Any:

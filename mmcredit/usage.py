@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-# By the words that call the command. tests/test_docs_commands.py runs them all, in this order, in one folder.
+# By the words that call the command. Each is a command of the docs, which tests/test_docs_commands.py runs.
 EXAMPLES = {
     "methods": "mmcredit methods pgpo",
     "check": "mmcredit check easy_vqa --samples 50",
-    "train": "mmcredit train easy_vqa run.dir=runs/mine log.rollouts_every=1 run.steps=3 evaluate.limit=50",
+    "train": "mmcredit train easy_vqa run.dir=runs/mine run.steps=20 evaluate.limit=200 log.rollouts_every=10",
     "report": "mmcredit report runs/mine",
-    "evaluate": "mmcredit evaluate easy_vqa --model runs/mine/model --samples 4 --k 1,2,4 --limit 50",
-    "replay": 'mmcredit replay runs/mine --methods "tempo, {pgpo: {tau: 0.2}}, [rloo, forking_tokens]"',
+    "evaluate": "mmcredit evaluate easy_vqa --model runs/mine/model --limit 200",
+    "replay": 'mmcredit replay runs/mine --methods "tempo, pgpo, {pgpo: {tau: 0.2}}, [rloo, forking_tokens]"',
     "diagnose": "mmcredit diagnose drift easy_vqa run.dir=runs/mine --run runs/mine",
     "diagnose divergence": "mmcredit diagnose divergence easy_vqa run.dir=runs/mine --questions 20",
     "diagnose cross-sampling": "mmcredit diagnose cross-sampling easy_vqa run.dir=runs/mine --questions 20",
     "diagnose drift": "mmcredit diagnose drift easy_vqa run.dir=runs/mine --run runs/mine",
-    "corruptions": "mmcredit corruptions photo.png -o sheet.png",
+    "corruptions": "mmcredit corruptions data/images/red.png -o sheet.png",
 }
 FIRST_STEPS = """first steps:
   mmcredit methods                    every credit method, loss part, reward, source
@@ -39,7 +39,8 @@ def finish(top: argparse.ArgumentParser) -> None:
     top.formatter_class, top.epilog = HelpFormatter, FIRST_STEPS
     for words, command in commands(top):
         command.formatter_class = HelpFormatter
-        command.epilog = f"example:\n  {EXAMPLES[words]}" if words in EXAMPLES else None
+        if words in EXAMPLES:  # a command of another package brings its own
+            command.epilog = f"example:\n  {EXAMPLES[words]}"
 
 
 def commands(

@@ -112,11 +112,11 @@ def jobs(options: argparse.Namespace, work: Work, name: str) -> dict[str, Callab
     from mmcredit.config import TrainBlock
     from mmcredit.credit import Pipeline
     from mmcredit.policy.passes import CLEAN, Pass
-    from mmcredit.train.local import LocalEngine
+    from mmcredit.train.engines.local import LocalEngine
     from mmcredit.train.update import Updater
 
     policy, prompts, rollouts = work.policies[name], work.prompts[name], work.rollouts[name]
-    engine = LocalEngine(list(policy.trainable_parameters().values()), TrainBlock(learning_rate=1e-6), 100)
+    engine = LocalEngine(policy.trainable_parameters(), TrainBlock(learning_rate=1e-6), 100)
     update = Updater(
         policy, engine, Pipeline(["grpo"]), Objective(),
         mini_batches=1, epochs=1, token_budget=options.budget, temperature=1.0, seed=0,

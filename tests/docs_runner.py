@@ -34,10 +34,7 @@ def work(job: dict) -> int:
 def main() -> None:
     import transformers  # noqa: F401
 
-    import mmcredit.cli
-    import mmcredit.evaluate.command
-    import mmcredit.policy.policy
-    import mmcredit.train.loop  # noqa: F401
+    import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("mmcredit", "scripts", "tests")
+PACKAGES = ("mmcredit", "prm")  # of the distribution
+SOURCES = (*PACKAGES, "scripts", "tests")
 # What runs, tools and people leave behind. Each file breaks the command that reads it.
 BROKEN = "import os,sys\nfrom runs import nothing\nraise RuntimeError('a file of a run was imported')\n"
 LEFT_BEHIND = {
@@ -27,8 +29,8 @@ LEFT_BEHIND = {
     "tiny/weights.py": BROKEN,
     "math_verify/readme.txt": "",
     "mmcredit_results/__init__.py": BROKEN,
-    "prm/__init__.py": BROKEN,
-    "prm/ruff.toml": "line-length = 'no number'\n",
+    "foreign/__init__.py": BROKEN,
+    "foreign/ruff.toml": "line-length = 'no number'\n",
     "env/lib/python3/site-packages/package.py": BROKEN,
     "halve_long.py": "from mmcredit.components import register\nimport os\n",
     "conftest_notes.txt": "",
@@ -71,11 +73,24 @@ def test_lint_sees_every_source_and_nothing_else(checkout):
         assert result.returncode == 0, result.stdout + result.stderr
     for places in (commands[0][1:], ["."]):
         if places == ["."]:
-            (checkout / "prm" / "ruff.toml").unlink()  # only what a run writes is kept from `ruff check .`
+            (checkout / "foreign" / "ruff.toml").unlink()  # only what a run writes is kept from `ruff check .`
         shown = run(checkout, "-m", "ruff", "check", "--no-cache", "--show-files", *places)
         assert shown.returncode == 0, shown.stderr
         found = {Path(line).relative_to(checkout).as_posix() for line in shown.stdout.splitlines()}
         assert found - {"pyproject.toml"} == sources
+
+
+def test_every_package_is_named_to_every_tool():
+    """Tools are told what to look at, so that they look at nothing else: a new package must not be left out of one."""
+    there = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"scripts", "tests", "runs"}
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert set(PACKAGES) <= there
+    assert set(tool["setuptools"]["packages"]["find"]["include"]) == {y for x in PACKAGES for y in (x, f"{x}.*")}
+    assert set(tool["mypy"]["packages"]) == set(PACKAGES)
+    assert {f"{name}/**/*.py" for name in SOURCES} == set(tool["ruff"]["include"]) - {"pyproject.toml"}
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode == 0:  # a git checkout
+        assert {line.partition("/")[0] for line in tracked.stdout.splitlines()} == set(SOURCES)
 
 
 def test_types_are_checked_of_the_package_alone(checkout):
@@ -87,7 +102,7 @@ def test_types_are_checked_of_the_package_alone(checkout):
     assert result.returncode == 0, result.stderr
     paths = [Path(path) for path in json.loads(result.stdout) if path]
     assert len(paths) > 100
-    assert {path.relative_to(checkout).parts[0] for path in paths} == {"mmcredit"}
+    assert {path.relative_to(checkout).parts[0] for path in paths} == set(PACKAGES)
 
 
 def test_tests_are_collected_from_their_folder_alone(checkout):
@@ -121,7 +136,7 @@ def test_the_package_holds_nothing_that_lies_beside(checkout):
     assert result.returncode == 0, result.stderr
     packages = json.loads(result.stdout)
     assert {"mmcredit", "mmcredit.credit"} <= set(packages)
-    assert {name.partition(".")[0] for name in packages} == {"mmcredit"}
+    assert {name.partition(".")[0] for name in packages} == set(PACKAGES)
 
 
 def test_ci_runs_the_commands_of_the_readme_in_its_order():

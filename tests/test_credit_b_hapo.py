@@ -165,3 +165,23 @@ def test_the_ratio_of_an_on_policy_update_is_one():
     after = pipeline.at_update(credit, batch, torch.randn(2, 5), None)
     h = pad(INTENDED)
     assert torch.allclose(after.advantages, torch.where(h > 0, 1.0, 1 + h) * batch.mask, atol=1e-5)
+
+
+def test_an_update_without_a_batch_before_it_is_refused():
+    batch = two_rows()
+    credit = unit_credit(Pipeline(["hapo"]), batch)
+    with pytest.raises(ValueError, match=r"hapo\.at_update has seen no batch: part C needs the entropy scale"):
+        Pipeline(["hapo"]).at_update(credit, batch, new_logprobs(batch), None)
+    # Nothing to redistribute is no mistake: the part is off, or no token bears credit.
+    off = Pipeline([{"hapo": {"redistribute": False}}]).at_update(credit, batch, new_logprobs(batch), None)
+    assert torch.equal(off.advantages, credit.advantages)
+    empty = batch.replace(mask=torch.zeros_like(batch.mask))
+    assert Pipeline(["hapo"]).at_update(credit, empty, new_logprobs(batch), None) is credit
+    # A loaded scale is as good as a batch.
+    first, second = Pipeline(["hapo"]), Pipeline(["hapo"])
+    first(batch)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(
+        second.at_update(credit, batch, new_logprobs(batch), None).advantages,
+        first.at_update(credit, batch, new_logprobs(batch), None).advantages,
+    )

@@ -1,4 +1,4 @@
-"""Every command and program of README.md, docs/*.md and the help texts is run, in reading order, in one folder."""
+"""Every command and program of README.md and docs/*.md is run, in reading order, in one folder."""
 
 import argparse
 import json
@@ -10,23 +10,23 @@ import sys
 
 import benchmark_rows
 import pytest
-from docs_pages import ROOT, blocks, pages
+from docs_pages import ROOT, blocks, pages, prose
 from PIL import Image
 
 from mmcredit import usage
 from mmcredit.cli import parser
 
 # Words that make a command small enough for a test: laid over every command that the pattern is found in.
-SMALL = "run.steps=2 rollout.prompts=4 evaluate.limit=12 checkpoint.keep=2"
+SMALL = "run.steps=2 rollout.prompts=4 rollout.group=4 evaluate.limit=6"
 SHORTER = [
     (r"^bash scripts/quickstart\.sh", SMALL),
     (r"^mmcredit train (?!.*--dry-run)", SMALL),
     (r"^mmcredit train smollm2_sums", "model.path=builtin:tiny-qwen3"),
-    (r"^mmcredit evaluate smollm2_sums", "--limit 12"),
-    (r"^mmcredit evaluate easy_vqa (?!.*--corrupt)", "--limit 12"),
+    (r"^mmcredit evaluate (?!.*--(corrupt|benchmark))", "--limit 8"),
     (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
     (r"^mmcredit check", "--samples 8"),
-    (r"^mmcredit diagnose", "--questions 6"),
+    (r"^mmcredit diagnose (divergence|cross)", "--questions 4"),
+    (r"^mmcredit diagnose cross", "--budgets 1,all"),
 ]
 # Blocks with a comment `<!-- not run: reason -->`, and why nothing smaller can stand for them.
 NOT_RUN = {
@@ -42,7 +42,7 @@ class Site:
 
     def __init__(self, folder):
         self.folder, self.done, self.outputs = folder, [], {}
-        self.used = set()
+        self.used, self.ran = set(), set()
         for name in ("scripts", "configs", "benchmarks", "pyproject.toml", "constraints.txt"):
             (folder / name).symlink_to(ROOT / name)
         binaries = folder / ".venv" / "bin"
@@ -90,6 +90,7 @@ class Site:
         assert not {"|", "&&", ";", ">", "<"} & set(words), f"one plain command a line: {line}"
         if words[0] == ".venv/bin/mmcredit":
             words[0] = "mmcredit"
+        self.ran.add(" ".join(words))
         more = []
         for number, (pattern, extra) in enumerate(SHORTER):
             if re.search(pattern, " ".join(words)):
@@ -163,6 +164,26 @@ def test_what_the_pages_say_is_printed_is_printed(site):
             assert re.search(pattern, output), f"{place}: {line!r} is not in\n{output}"
 
 
+def test_metrics_and_files_are_there(site):
+    """Metrics that the pages name are logged by the runs that they make; files of a run directory are in one."""
+    site.page(PAGES[-1])
+    runs = [path.parent for path in site.folder.glob("runs/*/metrics.jsonl")]
+    rows = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = {name for row in rows for name in row}
+    rooms = {name.partition("/")[0] for name in logged if "/" in name}
+    named = 0
+    for page in PAGES:
+        for word in re.findall(r"`([a-z_]+/[\w/*.]+)`", prose(ROOT / page)):
+            if word.partition("/")[0] in rooms and not (ROOT / word).exists():
+                pattern = re.sub(r"\\\*|[A-Z]{2,}|\\\.\\\.\\\.", ".+", re.escape(word))
+                assert any(re.fullmatch(pattern, name) for name in logged), f"{page}: no run logs {word}"
+                named += 1
+    assert named > 10
+    listed = re.findall(r"^\| (`.*?) \|", prose(ROOT / "docs" / "outputs.md"), re.MULTILINE)
+    for name in re.findall(r"`([^`]+)`", " ".join(listed)):
+        assert any(list(run.glob(name.rstrip("/"))) for run in runs), f"docs/outputs.md: no run left {name}"
+
+
 def test_no_more_is_left_out_than_must_be(site):
     left_out = {}
     for path in pages():
@@ -192,6 +213,7 @@ def test_every_help_has_an_example():
     assert set(usage.EXAMPLES) == {words for words, _ in usage.commands(parser())}
 
 
-def test_examples_of_the_help_run(site):
+def test_examples_of_the_help_are_commands_of_the_pages(site):
+    site.page(PAGES[-1])
     for line in usage.EXAMPLES.values():
-        site.command(line.replace("runs/mine", "runs/help"))
+        assert " ".join(shlex.split(line)) in site.ran, f"{line}: no page shows it, so no test runs it"

@@ -8,6 +8,7 @@ import yaml
 from docs_pages import ROOT, blocks, pages, prose
 from pydantic import BaseModel
 
+import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
 from mmcredit import components, config, config_files
 from mmcredit.cli import parser
 
@@ -27,6 +28,7 @@ LISTED = {
     "strategy": "docs/rollout.md",
     "corruption": "docs/robustness.md",
     "benchmark": "docs/evaluate.md",
+    "verifier": "docs/verifiers.md",
 }
 OF_TESTS = {"fixes_token", "fixes_sequence"}  # registered by tests of the same process
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from mmcredit.data.sample import Media, Sample
 from mmcredit.evaluate.ask.cells import CLEAN, Answer, Cell, Skipped, answer_cells, shown_in
 from mmcredit.evaluate.benchmarks.scoring import Score
 from mmcredit.evaluate.judge.robustness import evaluate_cells, robustness_table
-from mmcredit.intervals import proportion
+from mmcredit.intervals import proportion, score_interval
 from mmcredit.policy.pixels import Pixels
 from mmcredit.policy.vision import items
 from mmcredit.rollout.engine import Sampling
@@ -213,15 +212,14 @@ def test_the_table_by_hand():
     jpeg = rows["jpeg"]
     assert jpeg.severities == {3: 0.5, 5: 0.25}
     assert jpeg.accuracy.value == pytest.approx(0.375)  # questions 1, 1/2, 0, 0
-    # Differences 0, 1/2, 1, 0: mean 3/8, variance (9 + 1 + 25 + 9)/64/3 = 11/48, half-width 1.96 sqrt(11/192).
+    # Differences 0, 1/2, 1, 0 (two answers behind each): mean 3/8.
     assert jpeg.drop.value == pytest.approx(0.375)
-    assert jpeg.drop.high - jpeg.drop.value == pytest.approx(1.959964 * math.sqrt(11 / 192))
-    assert jpeg.drop.value - jpeg.drop.low == pytest.approx(1.959964 * math.sqrt(11 / 192))
+    assert (jpeg.drop.low, jpeg.drop.high) == score_interval([0, 0.5, 1, 0], -1, 1, 1 / 2)
     assert jpeg.relative == pytest.approx(0.5)
     fog = rows["fog"]
     assert fog.accuracy == proportion(2, 4)
-    # Differences 0, 1, 1, -1: mean 1/4, variance 11/12.
-    assert fog.drop.high - fog.drop.value == pytest.approx(1.959964 * math.sqrt(11 / 48))
+    # Differences 0, 1, 1, -1: mean 1/4; Tango's interval.
+    assert (fog.drop.low, fog.drop.high) == score_interval([0, 1, 1, -1], -1, 1)
     every = rows["mean of all"]
     assert every.accuracy.value == pytest.approx((0.375 + 0.5) / 2)  # operators weigh the same, not cells
     assert every.drop.value == pytest.approx(0.75 - 0.4375)

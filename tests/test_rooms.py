@@ -10,7 +10,7 @@ import mmcredit
 
 PACKAGE = Path(mmcredit.__file__).parent
 
-GROUND = "components config_files intervals rollouts seeds state_tree version"
+GROUND = "components config_files intervals rollouts seeds state_tree version world yaml_values"
 VALUES = f"{GROUND} answers data"
 BELOW_CONFIG = f"{VALUES} corruptions credit objective policy rewards rollout signals statistics views"
 BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
@@ -20,8 +20,8 @@ ROOMS: dict[str, str] = {
     # shared ground
     "compat": "",
     "reflow": "",
-    "components": "reflow",
-    "config_files": "components",
+    "components": "reflow yaml_values",
+    "config_files": "components yaml_values",
     "deferred": "",
     "intervals": "",
     "rollouts": "",
@@ -29,6 +29,8 @@ ROOMS: dict[str, str] = {
     "state_tree": "",
     "usage": "",
     "version": "",
+    "world": "",
+    "yaml_values": "",
     "statistics": "",
     "answers": "components",
     "data": f"{GROUND} answers",
@@ -52,7 +54,8 @@ ROOMS: dict[str, str] = {
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
-    "commands": f"{BELOW_TRAIN} deferred diagnose replay train",
+    "launch": "config",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay train",
     "cli": f"{GROUND} commands deferred usage",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }

@@ -131,11 +131,9 @@ def test_contradicting_verdicts_and_ragged_items_are_refused() -> None:
 # --- intervals and the summary
 
 
-def test_interval_is_seeded_and_close_to_the_normal_one() -> None:
+def test_interval_is_close_to_the_normal_one() -> None:
     values = np.random.RandomState(0).random_sample(400).tolist()
-    found = mean_interval(values, seed=3)
-    assert found == mean_interval(values, seed=3)
-    assert found != mean_interval(values, seed=4)
+    found = mean_interval(values)
     half = 1.959964 * np.std(values, ddof=1) / math.sqrt(400)
     assert found.value == pytest.approx(np.mean(values))
     assert found.low == pytest.approx(found.value - half, abs=0.002)
@@ -145,10 +143,11 @@ def test_interval_is_seeded_and_close_to_the_normal_one() -> None:
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.RandomState(1)
     hits = 0
-    for trial in range(120):
-        found = mean_interval((random.random_sample(60) < 0.4).astype(float).tolist(), seed=trial)
-        hits += found.low <= 0.4 <= found.high
-    assert 0.88 <= hits / 120 <= 0.99
+    for _ in range(300):  # 4 answers each to 20 questions that are nearly all right
+        shares = random.binomial(4, random.beta(5, 0.2, 20)) / 4
+        found = mean_interval(shares.tolist(), 1 / 4)
+        hits += found.low <= 5 / 5.2 <= found.high
+    assert 0.92 <= hits / 300 <= 0.99
 
 
 def test_interval_without_spread_claims_no_certainty() -> None:
@@ -157,8 +156,8 @@ def test_interval_without_spread_claims_no_certainty() -> None:
     assert none.high == pytest.approx(0.161, abs=0.001)  # Wilson for 0 of 20
     assert (every.value, every.high) == (1.0, 1.0)
     assert every.low == pytest.approx(0.839, abs=0.001)
-    assert half.low < 0.2
-    assert half.high > 0.8
+    assert half.low < 0.3
+    assert half.high > 0.7
     assert half.n == 5
     with pytest.raises(ValueError, match="at least one question"):
         mean_interval([])
@@ -171,9 +170,8 @@ def test_interval_without_spread_claims_no_certainty() -> None:
 def test_summary_of_two_questions() -> None:
     items = [attempts(["7", "7", "3", None], {"7"}), attempts(["1", "2", "2", "2"], {"1"})]
     found = summary(items, (1, 4))
-    assert list(found) == ["avg@4", "pass@1", "majority@1", "pass@4", "majority@4"]
+    assert list(found) == ["avg@4", "pass@4", "majority@4"]  # with one answer both are avg@4 itself
     assert found["avg@4"].value == pytest.approx((2 / 4 + 1 / 4) / 2)
-    assert found["pass@1"] == found["avg@4"] == found["majority@1"]
     assert found["pass@4"].value == 1.0
     assert found["majority@4"].value == pytest.approx(0.5)
     assert (average(items), passes(items, 4), majority(items, 4)) == (

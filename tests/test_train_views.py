@@ -14,7 +14,7 @@ from mmcredit.policy.passes import CLEAN, MASKED, Pass, View, corrupted
 from mmcredit.policy.views import furnish_views
 from mmcredit.rollouts import Credit
 from mmcredit.seeds import derive
-from mmcredit.train.local import LocalEngine
+from mmcredit.train.engines.local import LocalEngine
 from mmcredit.train.loop import Trainer
 from mmcredit.train.update import Updater
 from mmcredit.train.view_passes import VIEW_PASSES
@@ -34,7 +34,7 @@ def batch(family="qwen2_5_vl", **options):
 def updater(policy, objective, budget=60, **options):
     """An updater that keeps the gradients of its last step in `gradients` and changes no weights."""
     config = TrainBlock(learning_rate=1e-9, max_grad_norm=None)
-    engine = LocalEngine(list(policy.trainable_parameters().values()), config, 10)
+    engine = LocalEngine(policy.trainable_parameters(), config, 10)
     settings = {"mini_batches": 1, "epochs": 1, "token_budget": budget, "temperature": 0.9, "seed": 7} | options
     found = Updater(policy, engine, Pipeline(["grpo"]), objective, **settings)
     take = engine.step

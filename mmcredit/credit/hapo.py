@@ -92,9 +92,17 @@ class HAPO(CreditMethod):
         return credit.replace(clip_low=low, clip_high=high)
 
     def at_update(self, credit: Credit, rollouts: Rollouts, logprobs: Tensor, entropy: Tensor | None) -> Credit:
-        """Part C for one mini-batch; `credit` is what `__call__` gave, these rows."""
-        if not self.redistribute or self._scale is None:
+        """Part C for one mini-batch; `credit` is what `__call__` gave, these rows.
+
+        Raises ValueError if this instance has seen no batch: the pivot and the scales of its entropies are part of C.
+        """
+        if not self.redistribute or not bool(rollouts.mask.any()):
             return credit
+        if self._scale is None:
+            raise ValueError(
+                "hapo.at_update has seen no batch: part C needs the entropy scale that the call on the whole rollout "
+                "batch measures; call the method (or its Pipeline) on the batch first, or load_state_dict a saved scale"
+            )
         mask = credit.loss_mask
         h = self._scale.place(token_signal(rollouts, "entropy", rollouts.mask), self.sign)
         old = logprobs if rollouts.old_logprobs is None else rollouts.old_logprobs

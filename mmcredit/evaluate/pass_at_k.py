@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmcredit.intervals import Interval, proportion
-
-RESAMPLES = 10_000
+from mmcredit.intervals import Interval, proportion, score_interval
 
 
 @dataclass(frozen=True)
@@ -116,61 +114,49 @@ def _check_k(k: int, n: int) -> None:
         raise ValueError(f"k must be between 1 and the number of answers per question, got k={k} for {n} answers")
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """Mean of values between 0 and 1, one per question, with a 95 % bootstrap interval over the questions.
+def mean_interval(values: Sequence[float], step: float | None = None) -> Interval:
+    """Mean of values between 0 and 1, one per question, with its score interval over the questions (see
+    `score_interval`; `step`: the smallest change of a value, None = unknown).
 
-    Percentiles of the means of 10,000 resamples (seeded). It says how the figure would move with other questions of
-    the same kind, not with other samples of the same model. Where all values are equal a bootstrap has no width and
-    would claim certainty: then the Wilson interval of as many right answers, rounded outwards, stands in. Raises
-    ValueError for no values, or for one outside 0..1.
+    It says how the figure would move with other questions of the same kind, not with other samples of the same model.
+    Raises ValueError for no values, or for one outside 0..1.
     """
-    array = np.asarray(values, dtype=np.float64)
-    n = len(array)
-    if not n:
+    if not len(values):
         raise ValueError("an interval needs at least one question")
-    if not ((array >= 0) & (array <= 1)).all():
-        raise ValueError(f"values must lie between 0 and 1, got {array.min()} to {array.max()}")
-    mean = float(array.mean())
-    if np.ptp(array) == 0:
-        share = float(array[0])
-        return Interval(
-            share, proportion(math.floor(share * n), n).low, proportion(min(n, math.ceil(share * n)), n).high, n
-        )
-    random = np.random.RandomState(seed)
-    means = np.empty(RESAMPLES)
-    block = max(1, 2_000_000 // n)  # resamples at a time: 16 MB of numbers
-    for start in range(0, RESAMPLES, block):
-        rows = min(block, RESAMPLES - start)
-        means[start : start + rows] = array[random.randint(0, n, (rows, n))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(mean, float(low), float(high), n)
+    if all(v in (0.0, 1.0) for v in values):
+        return proportion(round(sum(values)), len(values))
+    low, high = score_interval(values, 0.0, 1.0, step)
+    return Interval(math.fsum(values) / len(values), low, high, len(values))
 
 
-def average(attempts: Sequence[Attempts], seed: int = 0) -> Interval:
+def average(attempts: Sequence[Attempts]) -> Interval:
     """avg@n: the mean share of right answers per question, every question weighing the same."""
-    return mean_interval([sum(a.right) / len(a.right) for a in attempts], seed)
+    step = 1 / max((len(a.right) for a in attempts), default=1)
+    return mean_interval([sum(a.right) / len(a.right) for a in attempts], step)
 
 
-def passes(attempts: Sequence[Attempts], k: int, seed: int = 0) -> Interval:
+def passes(attempts: Sequence[Attempts], k: int) -> Interval:
     """pass@k over all questions."""
-    return mean_interval([pass_at_k(len(a.right), sum(a.right), k) for a in attempts], seed)
+    return mean_interval([pass_at_k(len(a.right), sum(a.right), k) for a in attempts])
 
 
-def majority(attempts: Sequence[Attempts], k: int, seed: int = 0) -> Interval:
+def majority(attempts: Sequence[Attempts], k: int) -> Interval:
     """majority@k over all questions."""
-    return mean_interval([majority_at_k(a, k) for a in attempts], seed)
+    return mean_interval([majority_at_k(a, k) for a in attempts])
 
 
-def summary(attempts: Sequence[Attempts], ks: Sequence[int], seed: int = 0) -> dict[str, Interval]:
-    """``avg@n``, and ``pass@k`` and ``majority@k`` for every k.
+def summary(attempts: Sequence[Attempts], ks: Sequence[int]) -> dict[str, Interval]:
+    """``avg@n``, and ``pass@k`` and ``majority@k`` for every k above 1: with one answer both are avg@n itself.
 
     Raises ValueError if there are no questions, if they have different numbers of answers, or if a k exceeds it.
     """
     counts = sorted({len(a.right) for a in attempts})
     if len(counts) != 1:
         raise ValueError(f"the questions must have equally many answers, got {counts or 'no questions'}")
-    result = {f"avg@{counts[0]}": average(attempts, seed)}
+    result = {f"avg@{counts[0]}": average(attempts)}
     for k in ks:
-        result[f"pass@{k}"] = passes(attempts, k, seed)
-        result[f"majority@{k}"] = majority(attempts, k, seed)
+        _check_k(k, counts[0])
+        if k > 1:
+            result[f"pass@{k}"] = passes(attempts, k)
+            result[f"majority@{k}"] = majority(attempts, k)
     return result

@@ -79,6 +79,46 @@ def micro_batches(
     return done
 
 
+def shared_out(
+    prompts: Sequence[Prompt],
+    groups: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    budget: int,
+    layout: Literal["shared", "padded"],
+    size: int,
+) -> list[list[MicroBatch]]:
+    """Micro-batches of `size` ranks, of about the same work each.
+
+    Groups stay whole, so that a prompt is computed on one rank, unless there are fewer groups than ranks.
+    """
+    if size == 1:
+        return [micro_batches(prompts, groups, lengths, budget=budget, layout=layout)]
+    units: dict[int, list[int]] = {}
+    for row, (group, length) in enumerate(zip(groups, lengths, strict=True)):
+        if length > 0:
+            units.setdefault(group, []).append(row)
+    pieces = list(units.values())
+    if len(pieces) < size:
+        pieces = [[row] for rows in pieces for row in rows]
+    repeated = layout == "padded"
+
+    def work(rows: Sequence[int]) -> int:
+        return sum(lengths[r] for r in rows) + len(prompts[groups[rows[0]]]) * (len(rows) if repeated else 1)
+
+    # Longest first onto the least loaded rank.
+    loads, mine = [0] * size, [set[int]() for _ in range(size)]
+    for rows in sorted(pieces, key=lambda rows: (-work(rows), rows[0])):
+        rank = loads.index(min(loads))
+        loads[rank] += work(rows)
+        mine[rank].update(rows)
+    shares = []
+    for chosen in mine:
+        own = [length if row in chosen else 0 for row, length in enumerate(lengths)]
+        shares.append(micro_batches(prompts, groups, own, budget=budget, layout=layout))
+    return shares
+
+
 def check_rollouts(prompts: Sequence[Prompt], rollouts: Rollouts, suppressed: Sequence[int]) -> None:
     """Raise ValueError unless the responses belong to these prompts and none of them sampled a `suppressed` id."""
     if len(rollouts) and not 0 <= int(rollouts.group.min()) <= int(rollouts.group.max()) < len(prompts):

@@ -18,12 +18,13 @@ from mmcredit.policy import attention
 from mmcredit.policy.costs import ViewCost
 from mmcredit.policy.layout import Row, build_layout
 from mmcredit.policy.prompt import Prompt
-from mmcredit.policy.vision import Feature, VisionEncoder, prompt_feature
+from mmcredit.policy.vision import KINDS, Feature, VisionEncoder, media_kinds, prompt_feature
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mmcredit.policy.attention_entropy import Recorder
+    from mmcredit.policy.scope import Scope
 
 LayoutName = Literal["shared", "padded"]
 
@@ -87,12 +88,14 @@ class Body:
         cost: ViewCost,
         backward: int = 3,
         recorder: Recorder | None = None,
+        scope: Scope | None = None,
     ) -> Tensor:
         """[sum R, d]: the states that predict each token of each row, row after row. `backward`: cost factor of a
-        forward whose graph is kept. A `recorder` has its `values` of the same positions afterwards."""
+        forward whose graph is kept. A `recorder` has its `values` of the same positions afterwards. `scope`: all ranks
+        are in this call, and run the vision tower if one of them has to."""
         started = time.perf_counter()
         run = self._shared if layout == "shared" else self._padded
-        states, computed = run(rows, blind, weights, cost, recorder)
+        states, computed = run(rows, blind, weights, cost, recorder, scope)
         factor = backward if states.requires_grad else 1
         cost.forwards += 1
         cost.tokens += computed
@@ -116,23 +119,42 @@ class Body:
             out.append(EmbeddedPrompt(embeds, prompt.positions, prompt.visual, deepstack))
         return out
 
-    def _features(self, prompts: Sequence[Prompt], weights: str, cost: ViewCost) -> dict[str, Feature]:
+    def _features(
+        self, prompts: Sequence[Prompt], weights: str, cost: ViewCost, kinds: Sequence[str] = ()
+    ) -> dict[str, Feature]:
         with_media = [p for p in prompts if p.media_keys]
-        if not with_media:
+        if not with_media and not kinds:
             return {}
         if self.vision is None:
             raise ValueError(
                 f"sample {with_media[0].sample_id} has images or videos, but {type(self.model).__name__} has no vision "
                 "tower; set model.path to a vision-language model"
             )
-        return self.vision.features(with_media, weights, cost)
+        return self.vision.features(with_media, weights, cost, kinds)
 
     def _insert(
-        self, embeds: Tensor, prompts: Sequence[Prompt], places: Tensor, weights: str, cost: ViewCost
+        self,
+        embeds: Tensor,
+        prompts: Sequence[Prompt],
+        places: Tensor,
+        weights: str,
+        cost: ViewCost,
+        scope: Scope | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Put the features of `prompts`, one after the other, at rows `places` of embeds [N,d]."""
+        """Put the features of `prompts`, one after the other, at rows `places` of embeds [N,d].
+
+        With a `scope`, a trained tower is run by every rank or by none, so that its weights and gradients can be
+        exchanged: where other ranks have a kind of media that this one has not, it sees a blank that adds 0.
+        """
         prompts = [p for p in prompts if p.media_keys]
-        features = self._features(prompts, weights, cost)
+        kinds: list[str] = []
+        if scope is not None and self.vision is not None and not self.vision.frozen:
+            own = {kind for prompt in prompts for kind in media_kinds(prompt)}
+            anyone = scope.any([kind in own for kind in KINDS])
+            kinds = [kind for kind, run in zip(KINDS, anyone, strict=True) if run]
+        features = self._features(prompts, weights, cost, kinds)
+        for blank in (features.pop(kind) for kind in KINDS if kind in features):
+            embeds = embeds + 0 * blank.embeds.sum().to(embeds.dtype)
         if not prompts:
             return embeds, ()
         done: dict[int, Feature] = {}
@@ -157,14 +179,15 @@ class Body:
         return out.last_hidden_state
 
     def _shared(
-        self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None
-    ) -> tuple[Tensor, int]:
+        self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None,
+        scope: Scope | None,
+    ) -> tuple[Tensor, int]:  # fmt: skip
         layout = build_layout(rows, blind, self.device)
         embeds = self.embed(layout.tokens)
         deepstack: tuple[Tensor, ...] = ()
         if not blind:
             prompts = [rows[i].prompt for i in layout.order]
-            embeds, deepstack = self._insert(embeds, prompts, layout.visual, weights, cost)
+            embeds, deepstack = self._insert(embeds, prompts, layout.visual, weights, cost, scope)
         # A 4-D mask passes through mask creation untouched, and the split attention does not look at it.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeds.device)
         positions = layout.positions[..., None, :]
@@ -175,8 +198,9 @@ class Body:
         return states[0].index_select(0, layout.source), len(layout)
 
     def _padded(
-        self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None
-    ) -> tuple[Tensor, int]:
+        self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None,
+        scope: Scope | None,
+    ) -> tuple[Tensor, int]:  # fmt: skip
         device = self.device
         lengths = [(len(r.prompt), r.tokens.shape[0]) for r in rows]
         width = max(p + t - 1 for p, t in lengths)
@@ -201,7 +225,7 @@ class Body:
             see = (real & ~visual)[:, None, :] & torch.ones(width, width, dtype=torch.bool).tril()
             mask = (see | torch.eye(width, dtype=torch.bool))[:, None]
         else:
-            flat, deepstack = self._insert(embeds.flatten(0, 1), [r.prompt for r in rows], places, weights, cost)
+            flat, deepstack = self._insert(embeds.flatten(0, 1), [r.prompt for r in rows], places, weights, cost, scope)
             embeds = flat.view(embeds.shape)
         extra: dict[str, Any] = {}
         if recorder is not None:

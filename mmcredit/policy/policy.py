@@ -28,9 +28,12 @@ from mmcredit.policy.prompt import Prompt
 from mmcredit.policy.shown import MakePrompt
 from mmcredit.policy.vision import items
 from mmcredit.rollouts import Rollouts
+from mmcredit.world import ALONE, World
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from mmcredit.policy.scope import Scope
 
 Scores = dict[View, dict[str, Tensor]]
 Viewed = tuple[Tensor, Tensor | None]
@@ -42,7 +45,8 @@ class Policy:
     `suppressed_ids` have probability 0 in every score, and an engine must never sample them. `reference` is a frozen
     model for views with ``weights="reference"`` (a `Body`; with LoRA none is needed: the adapters are switched off).
     `view_prompts` makes, by view name, the prompt that a view other than clean and blind shows, or None where there is
-    none (no hint for a teacher): outputs of its responses are NaN then. `costs` counts every forward.
+    none (no hint for a teacher): outputs of its responses are NaN then. `costs` counts every forward of this process.
+    `world`: the processes that share out its passes. `scope`: a training engine that spreads its weights over them.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Policy:
         self.reference: Body | None = None
         self.view_prompts: dict[str, MakePrompt] = {}
         self.costs = Costs()
+        self.world: World = ALONE
+        self.scope: Scope | None = None
         self._layout: LayoutName | None = None if self.config.layout == "shared" else "padded"
 
     @classmethod
@@ -127,7 +133,8 @@ class Policy:
         differ, or the architecture refuses, `padded` is used from then on and a warning says why."""
         if self._layout is None:
             self._mode(training=False)
-            reason = self._compare_layouts(prompts, rollouts)
+            with self._whole():
+                reason = self.world.from_first(lambda: self._compare_layouts(prompts, rollouts))
             self._layout = "shared" if reason is None else "padded"
             if reason is not None:
                 warnings.warn(
@@ -142,18 +149,40 @@ class Policy:
         rows = self._rows(prompts, rollouts, chosen)
         wanted = {CLEAN: frozenset({"logprobs"})}
         return agreement.difference(
-            self.body, rows, lambda states, tokens: self._read({CLEAN: states}, tokens, wanted, 1.0)[CLEAN]["logprobs"]
+            self.body,
+            rows,
+            lambda states, tokens: self._read({CLEAN: states}, tokens, wanted, 1.0, None)[CLEAN]["logprobs"],
         )
 
     def micro_batches(
         self, prompts: Sequence[Prompt], rollouts: Rollouts, *, budget: int, layout: LayoutName | None = None
     ) -> list[MicroBatch]:
         """Cut the responses into micro-batches of at most `budget` tokens, visual ones included (see `batching`)."""
+        layout, lengths = self._worth_running(prompts, rollouts, layout)
+        return batching.micro_batches(prompts, rollouts.group.tolist(), lengths, budget=budget, layout=layout)
+
+    def own_micro_batches(
+        self, prompts: Sequence[Prompt], rollouts: Rollouts, *, budget: int, in_step: bool = False
+    ) -> list[tuple[MicroBatch, bool]]:
+        """This rank's share of the micro-batches, and whether each counts. `in_step`: every rank gets as many; one that
+        has run out goes through one of another rank's once more, for nothing."""
+        layout, lengths = self._worth_running(prompts, rollouts, None)
+        groups, size = rollouts.group.tolist(), self.world.size
+        shares = batching.shared_out(prompts, groups, lengths, budget=budget, layout=layout, size=size)
+        own = [(micro, True) for micro in shares[self.world.rank]]
+        if in_step:
+            fullest = max(shares, key=len)
+            own += [(micro, False) for micro in fullest[len(own) :]]
+        return own
+
+    def _worth_running(
+        self, prompts: Sequence[Prompt], rollouts: Rollouts, layout: LayoutName | None
+    ) -> tuple[LayoutName, list[int]]:
+        """The layout in use, and the length of each response, 0 for one that needs no forward."""
         check_rollouts(prompts, rollouts, self.suppressed_ids)
         layout = layout or self.layout(prompts, rollouts)
         # A response that bears no credit (left out by a strategy, or filtered as overlong) is not worth a forward.
-        lengths = (rollouts.valid.sum(1) * rollouts.mask.any(1)).tolist()
-        return batching.micro_batches(prompts, rollouts.group.tolist(), lengths, budget=budget, layout=layout)
+        return layout, (rollouts.valid.sum(1) * rollouts.mask.any(1)).tolist()
 
     @torch.no_grad()
     def score(
@@ -178,25 +207,30 @@ class Policy:
         self._mode(training=False)
         out: Scores = {}
         wanted = self._wanted(passes)
-        for batch in self.micro_batches(prompts, rollouts, budget=budget or self.config.score_tokens):
-            found, places = self._run(prompts, rollouts, batch.rows, wanted, temperature)
-            flat = (torch.tensor(batch.rows)[places[0]] * t + places[1]).to(device)
-            for view, outputs in found.items():
-                for name, values in outputs.items():
-                    whole = out.setdefault(view, {}).get(name)
-                    if whole is None:
-                        whole = torch.zeros(b * t, *values.shape[1:], dtype=torch.float32, device=device)
-                        out[view][name] = whole
-                    whole.index_copy_(0, flat, values.to(device))
-            if progress is not None:
-                progress(len(batch.rows))
+        with self._whole():
+            for batch, _ in self.own_micro_batches(prompts, rollouts, budget=budget or self.config.score_tokens):
+                found, places = self._run(prompts, rollouts, batch.rows, wanted, temperature)
+                flat = (torch.tensor(batch.rows)[places[0]] * t + places[1]).to(device)
+                for view, outputs in found.items():
+                    for name, values in outputs.items():
+                        whole = out.setdefault(view, {}).get(name)
+                        if whole is None:
+                            whole = torch.zeros(b * t, *values.shape[1:], dtype=torch.float32, device=device)
+                            out[view][name] = whole
+                        whole.index_copy_(0, flat, values.to(device))
+                if progress is not None:
+                    progress(len(batch.rows))
         for view, names in wanted.items():
             for name in names:
                 tail = (int(self.body.config.hidden_size),) if name == "head_input" else ()
                 outputs = out.setdefault(view, {})
                 whole = outputs.get(name)
-                outputs[name] = torch.zeros(b, t, *tail, device=device) if whole is None else whole.view(b, t, *tail)
+                whole = torch.zeros(b, t, *tail, device=device) if whole is None else whole.view(b, t, *tail)
+                outputs[name] = self.world.total(whole)
         return out
+
+    def _whole(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.scope is None else self.scope.whole()
 
     def forward(
         self,
@@ -216,7 +250,11 @@ class Policy:
         self.layout(prompts, rollouts)
         t = rollouts.tokens.shape[1]
         self._mode(training=True)
-        found, places = self._run(prompts, rollouts, rows, self._wanted(passes), temperature)
+
+        def run() -> tuple[Scores, tuple[Tensor, Tensor]]:
+            return self._run(prompts, rollouts, rows, self._wanted(passes), temperature, self.scope)
+
+        found, places = run() if self.scope is None else self.scope.forward(run)
         flat = (places[0] * t + places[1]).to(self.device)
         return {
             view: {
@@ -250,8 +288,10 @@ class Policy:
         rows: Sequence[int],
         wanted: Mapping[View, frozenset[str]],
         temperature: float,
+        scope: Scope | None = None,
     ) -> tuple[Scores, tuple[Tensor, Tensor]]:
-        """Outputs [N] of the real tokens of `rows`, and where they stand: (index into rows, column), both [N]."""
+        """Outputs [N] of the real tokens of `rows`, and where they stand: (index into rows, column), both [N].
+        `scope`: of a forward that all ranks make in step."""
         lengths = [int(n) for n in rollouts.valid.sum(1)[torch.tensor(list(rows), device=rollouts.tokens.device)]]
         inside = [i for i, n in enumerate(lengths) if n > 0]
         if not inside:
@@ -270,9 +310,9 @@ class Policy:
             if recorded:
                 recorders[view] = Recorder.of(recorded, self.body.config)
             clean = None if recorded else hidden.get(View(weights=view.weights))
-            hidden[view], there[view] = self._view(view, batch, clean, recorders.get(view))
+            hidden[view], there[view] = self._view(view, batch, clean, recorders.get(view), scope)
         target = torch.cat([r.tokens for r in batch]).to(self.device)
-        found = self._read(hidden, target, wanted, temperature)
+        found = self._read(hidden, target, wanted, temperature, scope)
         for view, recorder in recorders.items():
             found[view] |= recorder.values
         for view, outputs in found.items():
@@ -281,7 +321,9 @@ class Policy:
                 outputs[name] = shown.blanked(values, [there[side] for side in sides])
         return found, (row_of, column)
 
-    def _view(self, view: View, rows: list[Row], clean: Tensor | None, recorder: Recorder | None) -> Viewed:
+    def _view(
+        self, view: View, rows: list[Row], clean: Tensor | None, recorder: Recorder | None, scope: Scope | None
+    ) -> Viewed:
         """States [N,d] of one view; and [N] bool, the tokens that it has a prompt for (None: all)."""
         assert self._layout is not None
         blind = view.name == "blind"
@@ -294,22 +336,27 @@ class Policy:
         elif there is not None:
             size = (there.shape[0], int(self.body.config.hidden_size))
             rest = torch.zeros(size, dtype=self.body.embed.weight.dtype, device=self.device)
-        states = None
-        if seen.rows:
+        states = idle = None
+        run = bool(seen.rows) if scope is None else scope.any([bool(seen.rows)])[0]
+        if run:
             body, weights = self._weights(view)
             with weights, torch.no_grad() if view.frozen else nullcontext():
                 states = body.hidden(
-                    seen.rows,
+                    seen.rows or rows[:1],
                     blind=blind,
                     layout=self._layout,
                     weights=view.weights,
                     cost=self.costs.of(view),
                     backward=4 if self.config.gradient_checkpointing else 3,
-                    recorder=recorder,
+                    recorder=recorder if seen.rows else None,
+                    scope=scope if body is self.body else None,
                 )
+        if run and not seen.rows:  # another rank has rows of this view
+            states, idle = None, states
         if recorder is not None:
             seen.spread_recorded(recorder)
-        return seen.spread(states, rest), there
+        found = seen.spread(states, rest)
+        return found if idle is None else found + 0 * idle.sum(), there
 
     def _weights(self, view: View) -> tuple[Body, AbstractContextManager[Any]]:
         if view.weights == "policy":
@@ -325,11 +372,19 @@ class Policy:
         )
 
     def _read(
-        self, hidden: Mapping[View, Tensor], target: Tensor, wanted: Mapping[View, frozenset[str]], temperature: float
+        self,
+        hidden: Mapping[View, Tensor],
+        target: Tensor,
+        wanted: Mapping[View, frozenset[str]],
+        temperature: float,
+        scope: Scope | None,
     ) -> Scores:
         if not temperature > 0:
             raise ValueError(f"temperature of scores must be positive, got {temperature} (rollout.temperature)")
         heads = {view: self._head(view) for view in hidden}
+        if scope is not None:
+            gathered = scope.head()
+            heads = {view: gathered if head is self.body.head else head for view, head in heads.items()}
         return scores.token_scores(
             hidden,
             heads,

@@ -53,13 +53,19 @@ class Item:
     grid: Tensor  # [3] int64: frames, rows, columns of patches
 
 
+KINDS = ("image", "video")
+_MEDIA = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
+
+
+def media_kinds(prompt: Prompt) -> list[str]:
+    """Which kinds of media a prompt has."""
+    return [kind for kind in KINDS if _MEDIA[kind][1] in prompt.media]
+
+
 def items(prompt: Prompt) -> list[Item]:
     """The media of a prompt in the order of `media_keys`: images first, then videos, each in order of appearance."""
     found: list[Item] = []
-    for kind, pixels_name, grid_name in (
-        ("image", "pixel_values", "image_grid_thw"),
-        ("video", "pixel_values_videos", "video_grid_thw"),
-    ):
+    for kind, (pixels_name, grid_name) in _MEDIA.items():
         if grid_name not in prompt.media:
             continue
         grids = prompt.media[grid_name]
@@ -119,9 +125,14 @@ class VisionEncoder:
         finally:
             self._cache, self._held = kept, held
 
-    def features(self, prompts: Sequence[Prompt], weights: str, cost: ViewCost) -> dict[str, Feature]:
+    def features(
+        self, prompts: Sequence[Prompt], weights: str, cost: ViewCost, kinds: Sequence[str] = ()
+    ) -> dict[str, Feature]:
         """The feature of every medium of the prompts, by media key. One tower call for all images that are not
-        remembered, one for all videos. With gradient enabled and a trained tower the graph reaches into it."""
+        remembered, one for all videos. With gradient enabled and a trained tower the graph reaches into it.
+
+        Every kind of `kinds` gets its call: one that no prompt has gets a blank, returned under the kind's name.
+        """
         if weights == "policy":
             self._policy_frozen = self.frozen  # not asked under the reference: adapters switched off look frozen
         # A frozen tower is the same in the reference: only adapters or trained weights tell them apart.
@@ -137,7 +148,11 @@ class VisionEncoder:
                 if (tag, key) in self._cache:
                     self._cache.move_to_end((tag, key))
                     found[key] = self._cache[tag, key]
-        for kind in ("image", "video"):
+        for kind in KINDS:
+            if kind in kinds and not any(item.kind == kind for item in wanted.values()):
+                with torch.set_grad_enabled(with_graph):
+                    (found[kind],) = self._encode(kind, [self._blank(kind)])
+                continue
             todo = [item for key, item in wanted.items() if item.kind == kind and key not in found]
             if not todo:
                 continue
@@ -152,6 +167,14 @@ class VisionEncoder:
                 if not with_graph:
                     self._remember((tag, item.key), feature)
         return found
+
+    def _blank(self, kind: str) -> Item:
+        """The smallest image or video that the tower takes."""
+        config: Any = self.tower.config
+        merge = int(getattr(self.tower, "spatial_merge_size", 2))
+        depth = int(getattr(config, "in_channels", 3)) * int(getattr(config, "temporal_patch_size", 1))
+        pixels = torch.zeros(merge**2, depth * int(config.patch_size) ** 2)
+        return Item("", kind, pixels, torch.tensor([1, merge, merge]))
 
     def _encode(self, kind: str, todo: Sequence[Item]) -> list[Feature]:
         device = next(self.tower.parameters()).device

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
 
-from mmcredit.components import Needs, build, explain, lookup, names
+from mmcredit import config, yaml_values
+from mmcredit.components import Needs, build, lookup, names
 from mmcredit.config import ObjectiveBlock
 from mmcredit.config_files import find, merge, read_yaml
 from mmcredit.credit import Pipeline
@@ -78,7 +78,7 @@ def parse(text: str) -> list[Any]:
     ``all`` stands for every registered credit method. Raises ValueError for text that is no such list.
     """
     try:
-        entries = yaml.safe_load(f"[{text}]")
+        entries = yaml_values.read(f"[{text}]")
     except yaml.YAMLError as error:
         raise ValueError(f"--methods {text!r} cannot be read: {' '.join(str(error).split())}") from None
     found: list[Any] = []
@@ -127,10 +127,7 @@ def make_methods(
 
 def make_objective(block: Mapping[str, Any], max_new_tokens: int) -> Objective:
     """An objective from a config block, with the response limit where its aggregate wants one. Raises ValueError."""
-    try:
-        fields = dict(ObjectiveBlock(**block))
-    except ValidationError as error:
-        raise ValueError(f"objective: {explain(error, ObjectiveBlock)}") from None
+    fields = dict(config.block(ObjectiveBlock, block, "objective"))
     if fields["mismatch"] is None:
         del fields["mismatch"]
     objective = Objective(**fields)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
 
-from mmcredit.components import explain, names
+from mmcredit import config as configs
+from mmcredit import yaml_values
+from mmcredit.components import names
 from mmcredit.config import TrainBlock
 from mmcredit.data.media import MediaLimits
 from mmcredit.frozen import FOLDER, Frozen, vocabulary_digest
@@ -50,19 +51,16 @@ class Setting:
         """From a resolved config as plain data. Raises ValueError naming the block that cannot be read."""
 
         def block(kind: Any, value: Any) -> Any:
-            try:
-                return kind(**value)
-            except ValidationError as error:
-                raise ValueError(f"config of the frozen rollouts: {explain(error, kind)}") from None
+            return configs.block(kind, value, "config of the frozen rollouts")
 
         return cls(
             model=block(ModelConfig, config["model"]),
             sampling=block(Sampling, config["rollout"]["sampling"]),
             objective=dict(config["objective"]),
             media=block(MediaLimits, config["data"]["media"]),
-            max_prompt_tokens=config["data"]["max_prompt_tokens"],
+            max_prompt_tokens=yaml_values.plain(config["data"]["max_prompt_tokens"]),
             token_budget=block(TrainBlock, config["train"]).token_budget,
-            threads=config["run"]["threads"],
+            threads=yaml_values.plain(config["run"]["threads"]),
             seed=int(config["run"]["seed"]),
         )
 

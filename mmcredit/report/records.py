@@ -25,6 +25,7 @@ __all__ = [
     "EventWriter",
     "MediaStore",
     "MetricsWriter",
+    "NoRecords",
     "Records",
     "Run",
     "SampleRow",
@@ -217,6 +218,16 @@ class Records:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class NoRecords:
+    """In place of `Records` in a process that writes nothing: every writer takes everything and does nothing."""
+
+    def __getattr__(self, name: str) -> NoRecords:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)

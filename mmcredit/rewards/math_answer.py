@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import Field
 
-from mmcredit.answers.extract import Extraction, last_boxed, last_tag
+from mmcredit.answers.extract import Extraction
 from mmcredit.answers.item import RewardItem
 from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
+from mmcredit.rewards.stated import boxed_together, stated
 
 
 @register("reward", "math")
@@ -53,42 +54,14 @@ class MathAnswer(Reward):
     def _value(self, item: RewardItem) -> float | None:
         from mmcredit.rewards.equality.compare import equal  # configs are checked without mpmath
 
-        right = references(item, self.answers_key, self.tag)
+        several = boxed_together(item.answer) if isinstance(item.answer, str) else None
+        right = references(item if several is None else replace(item, answer=several), self.answers_key, self.tag)
         if not right:
             return None
-        found = answer_in(item.response, self.extract, self.tag)
+        found = boxed_together(item.response) if self.extract == "boxed" else None
+        found = found or answer_in(item.response, self.extract, self.tag)
         if found is not None and self.extract == "whole":
             found = stated(found, self.tag)
         if found is None or not found.strip():
             return 0.0
         return float(any(equal(found, reference) for reference in right))
-
-
-_SAYS = re.compile(r"\b(?:answer|result|solution)\b\s*(?:is|are|:|=)+\s*(?::\s*)?", re.IGNORECASE)
-_FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?\s*%?")
-_SENTENCE = re.compile(r"\.(?:\s|$)|\n")
-
-
-def stated(response: str, tag: str = "answer") -> str | None:
-    """What a response without a wanted format states last; None if it states nothing."""
-    wrapped = last_boxed(response) if "box" in response else None
-    wrapped = wrapped if wrapped is not None else last_tag(response, tag)
-    if wrapped is not None:
-        return wrapped
-    text = response.strip()
-    said = list(_SAYS.finditer(text))
-    if said:
-        rest = text[said[-1].end() :]
-        end = _SENTENCE.search(rest)
-        return rest[: end.start()] if end is not None else rest
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return None
-    formulas = list(_FORMULA.finditer(lines[-1]))
-    if formulas:
-        return next(group for group in formulas[-1].groups() if group is not None)
-    if len(lines) == 1 and len(lines[0]) <= 60 and len(lines[0].split()) <= 8:
-        return lines[0]
-    numbers = _NUMBER.findall(lines[-1])
-    return numbers[-1] if numbers else None

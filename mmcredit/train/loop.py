@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.components import build
 from mmcredit.config import RunConfig, dump
-from mmcredit.evaluate.accuracy import Evaluation, evaluate
-from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
+from mmcredit.evaluate.accuracy import Evaluation
 from mmcredit.frozen import FOLDER, freeze
 from mmcredit.intervals import Interval, paired_gain
-from mmcredit.policy.passes import BLIND, CLEAN, Pass
-from mmcredit.report.records import Records
+from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
-from mmcredit.train import checks
 from mmcredit.train.alarms import Alarms
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import Costs
-from mmcredit.train.metrics import batch_metrics, credit_metrics
+from mmcredit.train.first_step import score
+from mmcredit.train.held_out import HeldOut
+from mmcredit.train.metrics import batch_metrics, credit_metrics, mismatch_metrics
 from mmcredit.train.progress import Progress
 from mmcredit.train.prompts import PromptStream
 from mmcredit.train.sample_table import sample_rows
 from mmcredit.train.sampling import SamplingStage
 from mmcredit.train.setup import Parts, furnish, rng_state, set_rng_state, versions
+from mmcredit.world import World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,15 +58,13 @@ class Trainer:
 
     def __init__(self, config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> None:
         self.config = config
+        self.world: World = build("train_engine", config.train.engine).world()  # type: ignore[attr-defined]
         self.run_dir = Path(config.run.dir)
-        self.progress = progress or Progress(quiet=True)
+        self.progress = progress if progress is not None and self.world.writes else Progress(quiet=True)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        checkpoint = self.checkpoints.latest() if resume else None
-        if not resume and (self.run_dir / "metrics.jsonl").exists():
-            raise ValueError(
-                f"run.dir {self.run_dir} holds a run already; go on with --resume, or give run.dir a new folder"
-            )
-        self.parts: Parts = furnish(config)
+        chosen = self.world.from_first(lambda: self._where_to_begin(resume))
+        checkpoint = None if chosen is None else self.checkpoints.folder / chosen
+        self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
         self.stream = PromptStream(self.parts.samples, self._encode, derive(config.run.seed, "order"), self._refused)
@@ -74,16 +72,23 @@ class Trainer:
             self.stream.dropped.update(left_out)
         self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
         self.step = 0  # the next step to run
-        self.baseline: list[float] | None = None  # right/wrong per held-out question before training
+        self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
         saved: dict[str, Any] = {}
         if checkpoint is not None:
             self.step, saved = self.checkpoints.load(checkpoint)
-        self.records = Records(
-            self.run_dir,
-            self.step,
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb,
-            wandb_config=config.model_dump(mode="json"),
+        self.records: Any = (
+            Records(
+                self.run_dir,
+                self.step,
+                tensorboard=config.log.tensorboard,
+                wandb=config.log.wandb,
+                wandb_config=config.model_dump(mode="json"),
+            )
+            if self.world.writes
+            else NoRecords()
+        )
+        self.held_out = HeldOut(
+            config, self.parts, self.costs, self.progress, self.records, self._encode, self._refused
         )
         self.records.write_config(dump(config))
         self.records.write_versions(versions())
@@ -93,6 +98,17 @@ class Trainer:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
 
+    def _where_to_begin(self, resume: bool) -> str | None:
+        """The name of the checkpoint to go on from; None for a new run."""
+        if resume:
+            newest = self.checkpoints.latest()
+            return None if newest is None else newest.name
+        if (self.run_dir / "metrics.jsonl").exists():
+            raise ValueError(
+                f"run.dir {self.run_dir} holds a run already; go on with --resume, or give run.dir a new folder"
+            )
+        return None
+
     # -- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
@@ -100,24 +116,27 @@ class Trainer:
         config, parts = self.config, self.parts
         try:
             before = None
-            if parts.held_out and self.step == 0:
-                before = self._evaluate(0)
-                self.baseline = before.correct
+            if self.held_out and self.step == 0:
+                before = self.held_out(0)
+                self.held_out.baseline = before.correct
             self.progress.start(config.run.steps, self.step)
             while self.step < config.run.steps:
                 self._one_step(self.step)
                 self.step += 1
                 every = config.evaluate.every
-                if parts.held_out and every and self.step % every == 0 and self.step < config.run.steps:
-                    self._evaluate(self.step)
+                if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
+                    self.held_out(self.step)
                 if config.checkpoint.every and self.step % config.checkpoint.every == 0:
                     self.save()
-            after = self._evaluate(self.step) if parts.held_out else None
+            after = self.held_out(self.step) if self.held_out else None
             if config.checkpoint.final:
                 if not config.checkpoint.every or self.step % config.checkpoint.every:
                     self.save()
-                parts.policy.save(self.run_dir / "model")
-            gain = paired_gain(self.baseline, after.correct) if after is not None and self.baseline else None
+                with parts.trainer.whole():
+                    if self.world.writes:
+                        parts.policy.save(self.run_dir / "model")
+            baseline = self.held_out.baseline
+            gain = paired_gain(baseline, after.correct) if after is not None and baseline else None
             training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
             return Outcome(self.run_dir, self.step, before, after, gain, seconds)
@@ -130,12 +149,15 @@ class Trainer:
         self.parts.pool.close()
         self.parts.verifying.close()
         self.parts.engine.close()
-        self.records.write_cost(self.costs.as_dict(self.parts.policy.costs.read()))
+        self.records.write_cost(self.costs.as_dict(self._passes))
         self.records.close()
+        self.world.close()
 
     def _one_step(self, step: int) -> None:
         config, parts, costs = self.config, self.parts, self.costs
         costs.new_step()
+        if self.world.size > 1:  # dropout differs between ranks, and a resumed run draws the same
+            torch.manual_seed(derive(config.run.seed, "rank", step, self.world.rank))
         began = time.perf_counter()
         parts.views.begin(step)
         batch = self.stage.run(step)
@@ -156,75 +178,48 @@ class Trainer:
             )
         metrics |= batch_metrics(rollouts, batch.texts, parts.policy.tokenizer, batch.prompts)
         metrics |= credit_metrics(credit, rollouts)
-        metrics |= self._mismatch(rollouts, scores, seen)
-        metrics |= self._cost_metrics(rollouts, time.perf_counter() - began)
-        self._watch(step, metrics)
+        metrics |= mismatch_metrics(rollouts, scores, seen)
+        metrics |= self._spent(rollouts, time.perf_counter() - began)
+        self._raise_alarms(metrics)
         self.records.metrics.write(step, metrics)
         self.progress.step(step, metrics)
-        if config.log.samples_every and (step % config.log.samples_every == 0 or step == config.run.steps - 1):
+        self._write_down(step, batch, rollouts, credit, seen)
+
+    def _score(self, batch: Batch, step: int) -> tuple[Rollouts, Tensor | None]:
+        return score(self.parts, self.config, batch, step == 0, self._event)
+
+    # -- what is written down -----------------------------------------------------------------------------------
+
+    def _write_down(self, step: int, batch: Batch, rollouts: Rollouts, credit: Credit, seen: Tensor) -> None:
+        """Sample table, frozen rollouts and costs, at the steps that have them. `seen` [B,T]: first log-probs."""
+        config, parts = self.config, self.parts
+        if self.world.writes and self._wants_samples(step):
             logprobs = seen if rollouts.old_logprobs is None else rollouts.old_logprobs
             rows = sample_rows(
                 rollouts, credit, logprobs, batch.samples, batch.texts, parts.policy.tokenizer,
                 self.records.media, config.data.media, config.log.samples_groups, self.stage.verdicts,
             )  # fmt: skip
             self.records.samples.write(step, rows)
-        if config.log.rollouts_every and step % config.log.rollouts_every == 0:
+        if self.world.writes and config.log.rollouts_every and step % config.log.rollouts_every == 0:
             self._freeze(rollouts, step)
-        if step % 10 == 0:
-            self.records.write_cost(costs.as_dict(parts.policy.costs.read()))
+        if step % 10 == 0 or step == config.run.steps - 1:
+            self._count_passes()
+            self.records.write_cost(self.costs.as_dict(self._passes))
 
-    def _score(self, batch: Batch, step: int) -> tuple[Rollouts, Tensor | None]:
-        """The passes before the update; at the first step, the checks."""
-        parts, config = self.parts, self.config
-        first = step == 0
-        plan = parts.first_plan if first else parts.plan
-        if not plan.passes:
-            return batch.rollouts, None
-        passes = list(plan.passes)
-        has_media = torch.tensor([bool(batch.prompts[g].visual.any()) for g in batch.rollouts.group.tolist()])
-        has_media = has_media.to(parts.policy.device)
-        probe = first and config.check.image_probe and bool(has_media.any())
-        if probe:
-            passes.append(Pass(BLIND, frozenset({"logprobs"})))
-        temperature = config.rollout.sampling.temperature
-        results = parts.policy.score(batch.prompts, batch.rollouts, passes, temperature=temperature)
-        clean = results[CLEAN].get("logprobs") if CLEAN in results else None
-        rollouts = batch.rollouts.with_signals(plan.read(results))
-        if plan.old_logprobs and clean is not None:
-            known = batch.rollouts.old_logprobs  # of replayed responses: those of the policy that sampled them
-            old = clean if known is None else torch.where(torch.isfinite(known), known, clean)
-            rollouts = rollouts.replace(old_logprobs=old)
-        if first and clean is not None and not bool(rollouts.mask.any()):
-            self._event(
-                "no token of the first step bears credit: sampler and trainer were not compared", "alarm", "warning"
-            )
-        elif first and clean is not None:
-            found = checks.mismatch(rollouts, clean)
-            if found is not None and config.check.parity:
-                self._event(
-                    f"parity: KL(sampler || trainer) {found.kl:.3g} nats per token, largest {found.largest:.3g}"
-                )
-                checks.parity_gate(found, config.check)
-            if probe and bool((rollouts.mask & has_media[:, None]).any()):
-                moved = checks.image_sensitivity(clean, results[BLIND]["logprobs"], has_media, rollouts.mask)
-                self._event(f"image probe: hiding the image moves a log-prob by {moved:.3g} nats on average")
-                checks.image_gate(moved, config.check)
-        return rollouts, clean
+    def _wants_samples(self, step: int) -> bool:
+        every = self.config.log.samples_every
+        return bool(every) and (step % every == 0 or step == self.config.run.steps - 1)
 
-    # -- numbers ------------------------------------------------------------------------------------------------
+    def _count_passes(self) -> None:
+        """The forwards of all ranks. Not at the end of a run that failed: the others may not answer."""
+        self._passes = {}
+        for own in self.world.gather(self.parts.policy.costs.read()):
+            for view, counters in own.items():
+                known = self._passes.setdefault(view, dict.fromkeys(counters, 0.0))
+                for name, value in counters.items():
+                    known[name] += value
 
-    def _mismatch(self, rollouts: Rollouts, clean: Tensor | None, seen: Tensor) -> dict[str, float]:
-        """Sampler against trainer, from whichever clean log-probs this step has (before its first update)."""
-        logprobs = clean if clean is not None else seen
-        known = rollouts.mask & torch.isfinite(logprobs)
-        if not bool(known.any()):
-            return {}
-        found = checks.mismatch(rollouts.replace(mask=known), logprobs)
-        if found is None:
-            return {}
-        return {"mismatch/kl": found.kl, "mismatch/max": found.largest, "mismatch/not_finite": float(found.not_finite)}
-
-    def _cost_metrics(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
+    def _spent(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
         metrics = {f"cost/{name}_seconds": value for name, value in self.costs.last.items()}
         metrics["cost/step_seconds"] = seconds
         metrics["cost/tokens_per_second"] = float(rollouts.mask.sum()) / seconds
@@ -232,62 +227,12 @@ class Trainer:
         metrics["data/dropped"] = float(self.stream.dropped.total)
         return metrics | self.stage.reward_counts | self.stage.notes | self.stage.verify_metrics
 
-    def _watch(self, step: int, metrics: dict[str, float]) -> None:
+    def _raise_alarms(self, metrics: dict[str, float]) -> None:
         for message in self.alarms.look(metrics):
             self._event(message, "alarm", "warning")
         if metrics.get("policy/skipped_updates"):
             norm = metrics["policy/grad_norm"]
             self._event(f"an update was skipped: the gradient norm was {norm}", "alarm", "warning")
-
-    def _evaluate(self, step: int) -> Evaluation:
-        """Held-out accuracy with the present weights."""
-        config, parts = self.config, self.parts
-        pairs = []
-        for sample in parts.held_out:
-            try:
-                pairs.append((sample, self._encode(sample)))
-            except ValueError as error:
-                self._refused("held-out: not usable", sample.id, str(error))
-        sampling = evaluation_sampling(config)
-        part = config.evaluate.reward or parts.pool.names[0]
-        began = time.perf_counter()
-        with self.costs.stage("evaluate"):
-            self.progress.evaluation(step, len(pairs) * config.evaluate.samples)
-            parts.engine.sync()
-            found = evaluate(
-                parts.engine,
-                parts.pool,
-                [s for s, _ in pairs],
-                [p for _, p in pairs],
-                sampling,
-                [evaluation_seeds(config, s.id) for s, _ in pairs],
-                self._decode,
-                part,
-                self.progress.advance,
-                config.evaluate.chosen_k,
-            )
-        mode = "greedy" if sampling.temperature == 0 else f"T={sampling.temperature:g}"
-        more: dict[str, float] = {f"part_{name}": value for name, value in found.parts.items()}
-        for name, score in found.scores.items():
-            more |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-        if self.baseline is not None and len(self.baseline) == len(found.correct):
-            gain = paired_gain(self.baseline, found.correct)
-            more |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
-        self.records.evaluations.write(
-            step,
-            "held-out",
-            n=found.accuracy.n,
-            accuracy=found.accuracy.value,
-            low=found.accuracy.low,
-            high=found.accuracy.high,
-            mode=mode,
-            seconds=time.perf_counter() - began,
-            length=found.mean_length,
-            truncated=found.truncated,
-            **more,
-        )
-        self.progress.evaluated(step, found)
-        return found
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -297,12 +242,17 @@ class Trainer:
             self.progress.stage("save")
             # A resumed run starts with empty caches; with the same caches this one goes on bit for bit like it.
             self.parts.policy.drop_caches()
+            state = self._state()
+            if not self.world.writes:
+                self.world.barrier()
+                return
             try:
-                path = self.checkpoints.save(self.step, self._state(), self._saved_part)
+                path = self.checkpoints.save(self.step, state, self._saved_part)
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
                 self.progress.say(f"[red]{error}[/red]")
+            self.world.barrier()
 
     def _saved_part(self, name: str) -> None:
         """Called after each part of a checkpoint is on its way to disk."""
@@ -310,13 +260,12 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         parts = self.parts
         return {
-            "weights": parts.policy.state_dict(),
-            "optimizer": parts.trainer.state_dict(),
+            "training": parts.trainer.state_dict(),
             "run": {
                 "data": self.stream.state_dict(),
                 "alarms": self.alarms.state_dict(),
                 "costs": self.costs.state_dict(),
-                "baseline": self.baseline,
+                "baseline": self.held_out.baseline,
                 "rng": rng_state(),
             },
             "credit": parts.pipeline.state_dict(),
@@ -325,15 +274,14 @@ class Trainer:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         parts = self.parts
-        parts.policy.load_state_dict(saved["weights"])
-        parts.trainer.load_state_dict(saved["optimizer"])
+        parts.trainer.load_state_dict(saved["training"])
         parts.pipeline.load_state_dict(saved["credit"])
         self.stage.load_state_dict(saved["strategies"])
         run = saved["run"]
         self.stream.load_state_dict(run["data"])
         self.alarms.load_state_dict(run["alarms"])
         self.costs.load_state_dict(run["costs"])
-        self.baseline = run["baseline"]
+        self.held_out.baseline = run["baseline"]
         set_rng_state(run["rng"])
         parts.policy.weights_changed()
 
@@ -350,9 +298,6 @@ class Trainer:
 
     def _encode(self, sample: Sample) -> Prompt:
         return self.parts.policy.encode(sample, self.config.data.max_prompt_tokens)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self.parts.policy.tokenizer.decode(tokens, skip_special_tokens=True)
 
     def _refused(self, reason: str, sample_id: str, message: str) -> None:
         data = {"reason": reason, "count": 1, "sample": sample_id}

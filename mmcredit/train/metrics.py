@@ -10,8 +10,11 @@ import torch
 from mmcredit.credit.groups import center, group_sums
 from mmcredit.policy.tokenisation import TokenisationCheck, summarise
 from mmcredit.rollouts import Credit, Rollouts
+from mmcredit.train import checks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcredit.policy.prompt import Prompt
 
 
@@ -94,3 +97,15 @@ def credit_metrics(credit: Credit, rollouts: Rollouts) -> dict[str, float]:
     for trace in credit.trace:
         metrics |= {f"credit/{trace.name}/{name}": value for name, value in trace.notes.items()}
     return metrics
+
+
+def mismatch_metrics(rollouts: Rollouts, clean: Tensor | None, seen: Tensor) -> dict[str, float]:
+    """Sampler against trainer, from whichever clean log-probs [B,T] this step has (before its first update)."""
+    logprobs = clean if clean is not None else seen
+    known = rollouts.mask & torch.isfinite(logprobs)
+    if not bool(known.any()):
+        return {}
+    found = checks.mismatch(rollouts.replace(mask=known), logprobs)
+    if found is None:
+        return {}
+    return {"mismatch/kl": found.kl, "mismatch/max": found.largest, "mismatch/not_finite": float(found.not_finite)}

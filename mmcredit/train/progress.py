@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from mmcredit.train.watchdog import beat, step_done
+
 if TYPE_CHECKING:
     from mmcredit.evaluate.accuracy import Evaluation
 
@@ -35,16 +37,19 @@ class Progress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         """The present step enters a stage of `total` items."""
+        beat(name)
         if self._bars is not None:
             self._bars.reset(self._stage, total=total, description=name, completed=0)
 
     def advance(self, count: int) -> None:
         """`count` further items of the stage are done."""
+        beat()
         if self._bars is not None:
             self._bars.advance(self._stage, count)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is done."""
+        step_done()
         if self._bars is not None:
             self._bars.update(self._main, completed=step + 1)
         now = time.monotonic()
@@ -62,6 +67,7 @@ class Progress:
 
     def evaluation(self, step: int, total: int) -> None:
         """An evaluation of `total` questions begins."""
+        beat("evaluate")
         if not self.quiet and self._bars is None:
             self._open("held-out questions", total, 0)
         self.stage(f"held-out questions at step {step}", total)

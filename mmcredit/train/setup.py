@@ -21,8 +21,8 @@ from mmcredit.policy.views import Views, furnish_views
 from mmcredit.prepare import held_out_samples, load_samples, make_pool, seed_everything
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
-from mmcredit.train.local import LocalEngine
-from mmcredit.train.update import Updater, signals_for_update
+from mmcredit.train.sharing import SharedEngine, SharedPool, SharedVerifying
+from mmcredit.train.update import Updater, signals_for_update, update_passes
 from mmcredit.verifiers.background import Verifying
 from mmcredit.verifiers.base import RunContext
 
@@ -34,19 +34,22 @@ if TYPE_CHECKING:
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine
     from mmcredit.rollout.strategies.base import Strategy
+    from mmcredit.train.engine import TrainingEngine
     from mmcredit.verifiers.base import Verifier
+    from mmcredit.world import World
 
 
 @dataclass
 class Parts:
     """The rooms of a run, furnished."""
 
+    world: World  # the processes of the run
     policy: Policy
     engine: RolloutEngine
     pool: RewardPool
     pipeline: Pipeline
     objective: Objective
-    trainer: LocalEngine
+    trainer: TrainingEngine
     updater: Updater
     plan: ScorePlan  # passes of an ordinary step
     first_plan: ScorePlan  # of the first step: the checks want the clean log-probs
@@ -57,24 +60,45 @@ class Parts:
     views: Views  # masked and corrupted prompts of the current step
 
 
-def furnish(config: RunConfig) -> Parts:
+def furnish(config: RunConfig, world: World) -> Parts:
     """Build every part of a training run. Raises ValueError for what the config gets wrong."""
     from mmcredit.policy.policy import Policy
 
+    training: Any = build("train_engine", config.train.engine)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     seed_everything(config.run.seed)
     samples = load_samples(config, config.data.train)
     held_out = held_out_samples(config)
     policy = Policy.load(config.model, derive(config.run.seed, "model") % 2**32, config.data.media)
+    policy.world = world
     pipeline = Pipeline(config.credit)
     objective = config.build_objective()
     temperature = config.rollout.sampling.temperature
     if temperature == 0:
         raise ValueError("rollout.sampling.temperature is 0: all responses of a group would be the same; use 1.0")
     train = config.train
+    strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
+    needs = pipeline.needs() | objective.needs()
+    for strategy in strategies:
+        needs = needs | strategy.needs()
+    needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
+    checks = config.check.parity or config.check.image_probe
+    verifiers: list[Verifier] = build_all("verifier", config.verifiers)  # type: ignore[assignment]
+    given = frozenset(name for s in strategies for name in s.gives) | {name for v in verifiers for name in v.gives}
+    on_policy = train.mini_batches == 1 and train.epochs == 1
+    plan = plan_scores(needs, on_policy, given=given)
+    first_plan = plan_scores(needs, on_policy, check_mismatch=checks, given=given)
+    views = {*plan.views, *(p.view for p in update_passes(objective)[1])}
+    if config.model.lora is None and any(view.weights == "reference" for view in views):
+        policy.keep_reference()  # the weights as loaded; with LoRA they are there with the adapter off
+    # Before the training engine, which may spread the weights over the ranks.
+    rollout: RolloutEngine = build("engine", config.rollout.engine).open(policy)  # type: ignore[attr-defined]
+    pool: Any = make_pool(config, Path(config.run.dir))
     updates = config.run.steps * train.mini_batches * train.epochs
-    trainer = LocalEngine(list(policy.trainable_parameters().values()), train, updates)
+    trainer: TrainingEngine = training.open(policy, train, updates, world)
+    if world.size > 1:
+        rollout, pool = SharedEngine(rollout, world, trainer.whole), SharedPool(pool, world)
     updater = Updater(
         policy,
         trainer,
@@ -86,23 +110,15 @@ def furnish(config: RunConfig) -> Parts:
         temperature=temperature,
         seed=config.run.seed,
     )
-    strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
-    needs = pipeline.needs() | objective.needs()
-    for strategy in strategies:
-        needs = needs | strategy.needs()
-    needs = needs | Needs(signals=(*signals_for_update(objective.needs()), *config.log.signals))
-    checks = config.check.parity or config.check.image_probe
-    verifiers: list[Verifier] = build_all("verifier", config.verifiers)  # type: ignore[assignment]
-    given = frozenset(name for s in strategies for name in s.gives) | {name for v in verifiers for name in v.gives}
-    plan = plan_scores(needs, updater.on_policy, given=given)
-    first_plan = plan_scores(needs, updater.on_policy, check_mismatch=checks, given=given)
-    views = {*plan.views, *(p.view for p in updater.passes)}
-    if config.model.lora is None and any(view.weights == "reference" for view in views):
-        policy.keep_reference()  # the weights as loaded; with LoRA they are there with the adapter off
+    context = RunContext(policy.tokenizer, Path(config.run.dir), config.run.seed, config.data.media)
+    verifying: Any = Verifying(verifiers if world.writes else [], context)
+    if world.size > 1:
+        verifying = SharedVerifying(verifying, world, bool(verifiers))
     return Parts(
+        world=world,
         policy=policy,
-        engine=build("engine", config.rollout.engine).open(policy),  # type: ignore[attr-defined]
-        pool=make_pool(config, Path(config.run.dir)),
+        engine=rollout,
+        pool=pool,
         pipeline=pipeline,
         objective=objective,
         trainer=trainer,
@@ -112,9 +128,7 @@ def furnish(config: RunConfig) -> Parts:
         samples=samples,
         held_out=held_out,
         strategies=strategies,
-        verifying=Verifying(
-            verifiers, RunContext(policy.tokenizer, Path(config.run.dir), config.run.seed, config.data.media)
-        ),
+        verifying=verifying,
         views=furnish_views(policy, needs.views, config.run.seed),
     )
 

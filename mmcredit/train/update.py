@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollouts import Credit, Rollouts
-    from mmcredit.train.local import LocalEngine
+    from mmcredit.train.engine import TrainingEngine
 
 # What a regularizer may ask for at update time: name -> (the passes it is read from, how to read it).
 UPDATE_PASSES: dict[str, tuple[tuple[Pass, ...], tuple[View, str]]] = {
@@ -50,13 +50,32 @@ def signals_for_update(needs: Needs) -> tuple[str, ...]:
     return tuple(name for name, gradient in needs.passes.items() if name in _SIGNALS and not gradient)
 
 
+def update_passes(
+    objective: Objective,
+) -> tuple[dict[str, tuple[tuple[Pass, ...], tuple[View, str]]], tuple[Pass, ...]]:
+    """How each quantity that the regularizers want at update time is read, and the passes of a micro-batch.
+
+    Raises ValueError for a quantity that nothing computes.
+    """
+    wanted, settings = objective.needs().passes, objective.needs().settings
+    known = (*UPDATE_PASSES, *VIEW_PASSES, "teacher_kl")
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"a regularizer asks for {unknown[0]!r} at update time; known: {', '.join(known)}")
+    before = signals_for_update(objective.needs())
+    readers = {name: UPDATE_PASSES[name] for name in wanted if name in UPDATE_PASSES and name not in before}
+    if "teacher_kl" in wanted:
+        readers["teacher_kl"] = teacher_kl(**settings["teacher_kl"])
+    clean = Pass(CLEAN, frozenset({"logprobs"}))
+    return readers, merge([clean, *(p for passes, _ in readers.values() for p in passes)])
+
+
 class Updater:
     """Runs the optimizer steps of a rollout batch."""
 
     def __init__(
         self,
         policy: Policy,
-        engine: LocalEngine,
+        engine: TrainingEngine,
         pipeline: Pipeline,
         objective: Objective,
         *,
@@ -69,26 +88,11 @@ class Updater:
         self.policy, self.engine, self.pipeline, self.objective = policy, engine, pipeline, objective
         self.mini_batches, self.epochs, self.token_budget = mini_batches, epochs, token_budget
         self.temperature, self.seed = temperature, seed
-        wanted = objective.needs().passes
-        settings = objective.needs().settings
-        known = (*UPDATE_PASSES, *VIEW_PASSES, "teacher_kl")
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise ValueError(f"a regularizer asks for {unknown[0]!r} at update time; known: {', '.join(known)}")
         self.from_signals = signals_for_update(objective.needs())
-        inside = [name for name in wanted if name in UPDATE_PASSES and name not in self.from_signals]
-        self.readers = {name: UPDATE_PASSES[name] for name in inside}
-        if "teacher_kl" in wanted:
-            self.readers["teacher_kl"] = teacher_kl(**settings["teacher_kl"])
-        self.passes = merge([Pass(CLEAN, frozenset({"logprobs"})), *(p for ps, _ in self.readers.values() for p in ps)])
+        self.readers, self.passes = update_passes(objective)
         # The graphs of all these passes are in memory at once.
         self.budget = max(1, token_budget // sum(not p.view.frozen for p in self.passes))
         self.views = ViewPasses(policy, engine, objective, token_budget=token_budget, temperature=temperature)
-
-    @property
-    def on_policy(self) -> bool:
-        """Whether the first current log-probs are the old ones of every token."""
-        return self.mini_batches == 1 and self.epochs == 1
 
     def split(self, rollouts: Rollouts, step: int, epoch: int) -> list[Tensor]:
         """Row indices of each mini-batch: whole groups, in a seeded order."""
@@ -149,8 +153,11 @@ class Updater:
         logprobs = torch.zeros(rollouts.tokens.shape, device=rollouts.tokens.device)
         if rollouts.old_logprobs is not None:  # rows left out stay at ratio 1
             logprobs = torch.where(rollouts.mask, rollouts.old_logprobs, logprobs)
-        collected: dict[str, Tensor] = {}
-        for micro in self.policy.micro_batches(prompts, picked, budget=self.budget):
+        own = torch.zeros_like(logprobs)
+        collected = {name: torch.zeros_like(logprobs) for name in (*self.readers, *self.from_signals)}
+        world, told = self.policy.world, 0
+        shares = self.policy.own_micro_batches(prompts, picked, budget=self.budget, in_step=self.engine.in_step)
+        for micro, counts in shares:
             rows = active[torch.as_tensor(micro.rows, device=active.device)]
             results = self.policy.forward(prompts, rollouts, rows.tolist(), self.passes, temperature=self.temperature)
             part = whole.select(rows)
@@ -167,18 +174,22 @@ class Updater:
                 part.prepared,
                 () if views is None else views.without,
             )
-            self.engine.backward(out.loss)
+            self.engine.backward(out.loss if counts else 0 * out.loss)
+            if not counts:
+                continue
             if views is not None:
                 views.keep(rows)
-            logprobs[rows] = current.detach().to(logprobs.dtype)
+            own[rows] = current.detach().to(own.dtype)
             for name, value in given.items():
-                collected.setdefault(name, torch.zeros(rollouts.tokens.shape, device=value.device))[rows] = (
-                    value.detach()
-                )
+                collected[name][rows] = value.detach()
             if advance is not None:
                 advance(len(rows))
-        if advance is not None and len(active) < len(rollouts):
-            advance(len(rollouts) - len(active))
+                told += len(rows)
+        if advance is not None and told < len(rollouts):  # rows without gradient, and those of other ranks
+            advance(len(rollouts) - told)
+        for values in (own, *collected.values()):
+            world.total(values)
+        logprobs[active] = own[active]
         if views is not None:
             views.backward(logprobs)
             collected |= views.whole(logprobs)

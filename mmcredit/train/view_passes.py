@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollouts import Credit, Rollouts
-    from mmcredit.train.local import LocalEngine
+    from mmcredit.train.engine import TrainingEngine
 
 # Passes of the views, [K,B,T] each, and the output of a view they are stacked from. The second is the exact
 # KL(clean || view), constant on the clean side.
@@ -59,7 +59,7 @@ class ViewPasses:
     """The corrupted views of an objective's regularizers."""
 
     def __init__(
-        self, policy: Policy, engine: LocalEngine, objective: Objective, *, token_budget: int, temperature: float
+        self, policy: Policy, engine: TrainingEngine, objective: Objective, *, token_budget: int, temperature: float
     ) -> None:
         self.policy, self.engine, self.objective = policy, engine, objective
         self.token_budget, self.temperature = token_budget, temperature
@@ -211,7 +211,7 @@ class MiniBatchViews:
         """After the backward of a micro-batch, in turn: what the loss has for the leaves."""
         for name, leaf in self._leaves.items():
             if leaf.grad is not None:
-                self.gradients[name][:, rows] = leaf.grad
+                self.gradients[name][:, rows] = leaf.grad / self.stage.engine.loss_scale
         self._leaves = {}
 
     def backward(self, logprobs: Tensor) -> None:
@@ -219,34 +219,41 @@ class MiniBatchViews:
         if self.together:
             self._backward_together(logprobs)
             return
+        for gradient in self.gradients.values():
+            self.stage.policy.world.total(gradient)
         for k in range(self.stage.count):
             chosen = torch.stack([(g[k] != 0).any(1) for g in self.gradients.values()]).any(0)
-            for rows in self._micro_batches(chosen, self.stage.token_budget):
+            for rows, counts in self._micro_batches(chosen, self.stage.token_budget):
                 found = self.stage.forward(self.prompts, self.part.rollouts, rows, [corrupted(k)])
                 parts = [(self.gradients[name][k, rows] * value[0]).sum() for name, value in found.items()]
-                self.stage.engine.backward(torch.stack(parts).sum())
+                self.stage.engine.backward(torch.stack(parts).sum() if counts else 0 * torch.stack(parts).sum())
 
     def _backward_together(self, logprobs: Tensor) -> None:
         stage = self.stage
         views = [corrupted(k) for k in range(stage.count)]
-        for rows in self._micro_batches(self.rows, stage.token_budget // stage.count):
+        for rows, counts in self._micro_batches(self.rows, stage.token_budget // stage.count):
             part = self.part.select(rows)
             found = stage.forward(self.prompts, self.part.rollouts, rows, views)
             terms = [
                 stage.regularizer(place)(self.inputs(place, part, logprobs[rows], found)).loss
                 for place in stage.readers
             ]
-            stage.engine.backward(torch.stack(terms).sum())
+            stage.engine.backward(torch.stack(terms).sum() if counts else 0 * torch.stack(terms).sum())
+            if not counts:
+                continue
             for name, value in found.items():
                 self.values[name][:, rows] = value.detach().to(self.values[name].dtype)
+        for value in self.values.values():
+            stage.policy.world.total(value)
 
-    def _micro_batches(self, chosen: Tensor, budget: int) -> Iterator[Tensor]:
-        """Rows of each micro-batch of the responses `chosen` [B] bool."""
+    def _micro_batches(self, chosen: Tensor, budget: int) -> Iterator[tuple[Tensor, bool]]:
+        """Rows of each of this rank's micro-batches of the responses `chosen` [B] bool, and whether it counts."""
         index = chosen.nonzero()[:, 0]
         if len(index):
             picked = self.part.rollouts.select(index)
-            for micro in self.stage.policy.micro_batches(self.prompts, picked, budget=max(1, budget)):
-                yield index[torch.as_tensor(micro.rows, device=index.device)]
+            policy, in_step = self.stage.policy, self.stage.engine.in_step
+            for micro, counts in policy.own_micro_batches(self.prompts, picked, budget=max(1, budget), in_step=in_step):
+                yield index[torch.as_tensor(micro.rows, device=index.device)], counts
 
     @staticmethod
     def inputs(place: int, part: Part, logprobs: Tensor, passes: Mapping[str, Tensor]) -> RegularizerInputs:

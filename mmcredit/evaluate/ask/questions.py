@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import yaml
 
+from mmcredit import yaml_values
 from mmcredit.components import build
 from mmcredit.data.sample import Sample
 from mmcredit.evaluate.ask.answer_lines import file_stem
@@ -64,7 +65,7 @@ def listed(text: str) -> list[str | dict[str, Any]]:
     Raises ValueError for anything else.
     """
     try:
-        found = yaml.safe_load(f"[{text}]")
+        found = yaml_values.read(f"[{text}]")
     except yaml.YAMLError:
         found = None
     if not isinstance(found, list) or not found or not all(isinstance(each, str | dict) for each in found):

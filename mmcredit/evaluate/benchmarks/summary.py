@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from mmcredit.evaluate.benchmarks.scoring import Scored
-from mmcredit.intervals import Interval, proportion
+from mmcredit.intervals import Interval, score_interval
 
 RESAMPLES = 2000
 Formula = Callable[[np.ndarray], np.ndarray]
@@ -176,9 +176,9 @@ def _totals(items: Sequence[Scored], metric: Metric) -> np.ndarray | None:
 def interval(vectors: np.ndarray | None, formula: Formula = share, seed: int = 0) -> Interval | None:
     """The figure of vectors [K,U,D], averaged over the K attempts, with a 95 % interval over the U units.
 
-    A share of single hits (K = 1, each unit 0 or 1 out of 1) has the Wilson interval. All else has percentiles of
-    seeded bootstrap resamples of the units; where these do not differ at all, or a resample has no value (no positive
-    in it), the former falls back on Wilson's interval of a share and the latter is left out. None if there is no value.
+    A share of hits (each unit 0 to 1 out of 1) has the score interval of the units' means (Wilson's for K = 1). All
+    else has percentiles of seeded bootstrap resamples of the units; a resample without a value (no positive in it) is
+    left out. None if there is no value.
     """
     if vectors is None:
         return None
@@ -188,8 +188,8 @@ def interval(vectors: np.ndarray | None, formula: Formula = share, seed: int = 0
         return None
     value = float(np.nanmean(values))
     plain = formula is share and bool((vectors[..., 1] == 1).all())
-    if plain and k == 1:
-        return proportion(round(float(vectors[..., 0].sum())), n)
+    if plain:
+        return Interval(value, *score_interval(vectors[..., 0].mean(axis=0), 0.0, 1.0, 1 / k), n)
     # Units with equal vectors are interchangeable: how often each kind is drawn is one multinomial draw.
     kinds, counts = np.unique(vectors.transpose(1, 0, 2).reshape(n, -1), axis=0, return_counts=True)
     random = np.random.RandomState(seed)
@@ -204,7 +204,4 @@ def interval(vectors: np.ndarray | None, formula: Formula = share, seed: int = 0
             figures[start : start + rows] = np.where(known, drawn, 0.0).sum(axis=1) / known.sum(axis=1)
     figures = figures[np.isfinite(figures)]
     low, high = (float(x) for x in np.percentile(figures, [2.5, 97.5]))
-    if plain and low == high:
-        around = proportion(round(value * n), n)
-        low, high = min(low, around.low), max(high, around.high)
     return Interval(value, low, high, n)

@@ -163,7 +163,7 @@ def collect(target: Target, rows: Rows, cells: Sequence[Cell], suite: Suite, ks:
     table: list[RobustnessRow] = []
     if len(cells) > 1:
         table = robustness_table(
-            {label: [found[n] for n in complete] for label, found in correct.items()}, cells, suite
+            {label: [found[n] for n in complete] for label, found in correct.items()}, cells, suite, rows.attempts
         )
     notes = []
     if table and imageless:

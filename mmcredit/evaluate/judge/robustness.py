@@ -29,7 +29,7 @@ from mmcredit.data.dropped import Dropped
 from mmcredit.evaluate.ask.cells import BATCH, CLEAN, Answer, Cell, answer_cells
 from mmcredit.evaluate.benchmarks.scoring import Score
 from mmcredit.evaluate.pass_at_k import mean_interval
-from mmcredit.intervals import Interval, paired_gain, proportion
+from mmcredit.intervals import Interval, paired_gain
 from mmcredit.rollout.reward_item import reward_item
 
 if TYPE_CHECKING:
@@ -156,15 +156,16 @@ class RobustnessRow:
 
 
 def robustness_table(
-    correct: Mapping[str, Sequence[float]], cells: Sequence[Cell], suite: Suite | None = None
+    correct: Mapping[str, Sequence[float]], cells: Sequence[Cell], suite: Suite | None = None, attempts: int = 1
 ) -> list[RobustnessRow]:
     """Clean, every operator (mean over its severities), and the means over seen, unseen and all operators.
 
     `correct` holds, by cell label, the share of right attempts per question, the same questions in every cell. `suite`
-    (default: the built-in one) says which operators are seen and unseen; others are `other`. Means of severities and
-    operators are taken per question, so that intervals over the questions are those of the mean. The drop's interval is
-    the normal one of the paired differences; a mean over operators weighs each operator the same. Raises ValueError
-    without a clean cell, without questions, or if cells differ in their number.
+    (default: the built-in one) says which operators are seen and unseen; others are `other`; `attempts` is the number
+    of answers behind a share. Means of severities and operators are taken per question, so that intervals over the
+    questions are those of the mean. The drop's interval is that of the paired differences (`paired_gain`); a mean over
+    operators weighs each operator the same. Raises ValueError without a clean cell, without questions, or if cells
+    differ in their number.
     """
     if CLEAN.label not in correct:
         raise ValueError("a robustness table needs the clean cell")
@@ -181,18 +182,18 @@ def robustness_table(
                 raise ValueError(f"cell {cell.label} has {len(values)} questions, the clean one {len(clean)}")
             by_operator.setdefault(cell.operator.title, {})[cell.severity] = values
     kinds: dict[str, Kind] = {n: "seen" if n in seen else "unseen" if n in unseen else "other" for n in by_operator}
-    rows = [RobustnessRow(CLEAN.label, "clean", _accuracy(clean), None, None)]
+    rows = [RobustnessRow(CLEAN.label, "clean", _accuracy(clean, attempts), None, None)]
     means: dict[str, list[float]] = {}
     for kind in ("seen", "unseen", "other"):
         for name in [n for n in by_operator if kinds[n] == kind]:
             means[name] = _mean(list(by_operator[name].values()))
-            rows.append(_row(name, kinds[name], means[name], clean, [by_operator[name]]))
+            rows.append(_row(name, kinds[name], means[name], clean, [by_operator[name]], attempts))
     several = len(set(kinds.values())) > 1
     for kind in ("seen", "unseen", "all"):
         names = [n for n in by_operator if kind in ("all", kinds[n])]
         if (names and several) or (len(names) > 1 and (kind != "all" or kinds[names[0]] == "other")):
             whole = _mean([means[n] for n in names])
-            rows.append(_row(f"mean of {kind}", "mean", whole, clean, [by_operator[n] for n in names]))
+            rows.append(_row(f"mean of {kind}", "mean", whole, clean, [by_operator[n] for n in names], attempts))
     return rows
 
 
@@ -202,27 +203,27 @@ def _row(
     values: list[float],
     clean: list[float],
     operators: Sequence[Mapping[int, Sequence[float]]],
+    attempts: int,
 ) -> RobustnessRow:
-    drop = paired_gain(values, clean)
+    answers = attempts * sum(len(o) for o in operators)  # behind each value
+    drop = paired_gain(values, clean, answers)
     base = sum(clean) / len(clean)
     severities = {
         s: sum(sum(o[s]) / len(o[s]) for o in operators if s in o) / sum(s in o for o in operators)
         for s in sorted({s for o in operators for s in o})
     }
     relative = drop.value / base if base else None
-    return RobustnessRow(name, kind, _accuracy(values), drop, relative, severities, len(operators))
+    return RobustnessRow(name, kind, _accuracy(values, answers), drop, relative, severities, len(operators))
 
 
 def _mean(columns: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in zip(*columns, strict=True)]
 
 
-def _accuracy(values: Sequence[float]) -> Interval:
-    """Wilson's interval where every question is right or wrong, a bootstrap over the questions otherwise."""
-    if all(v in (0.0, 1.0) for v in values):
-        return proportion(round(sum(values)), len(values))
+def _accuracy(values: Sequence[float], answers: int) -> Interval:
+    """The score interval (Wilson's where every question is right or wrong)."""
     # A mean of sixths may end a hair above 1.
-    return mean_interval([min(1.0, v) for v in values])
+    return mean_interval([min(1.0, v) for v in values], 1 / answers)
 
 
 __all__ = [

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from mmcredit.evaluate.show.examples import Example
 
 MEANING = (
-    ("interval", "95 %. Wilson's for a share of questions that are right or wrong; bootstrap over the questions else"),
+    (
+        "interval",
+        "95 %. Score intervals over the questions: Wilson's for right or wrong, its generalisation for shares of "
+        "several answers; bootstrap for ratios",
+    ),
     (
         "several attempts",
         "every metric is the mean over the attempts; pass@k: chance that one of k attempts is right; majority@k: "
@@ -26,7 +30,10 @@ MEANING = (
         "severities, and each operator weighs the same in a mean",
     ),
     ("seen, unseen", "operators that training may corrupt with; operators kept for evaluation"),
-    ("drop", "clean minus corrupted accuracy in points, interval of the paired differences; relative: drop / clean"),
+    (
+        "drop",
+        "clean minus corrupted accuracy in points, score interval of the paired differences; relative: drop / clean",
+    ),
     (
         "scored by",
         "official: the benchmark's own rule; judge: a judge model, as the official way wants; rule: the official way "

@@ -10,8 +10,8 @@ from typing import Any
 from mpmath import mp, mpf
 
 DIGITS = 40
-_MOST_BITS = 4096  # of an exact number
-_MOST_POWER = 10_000  # of log2 of a power
+_MOST_BITS = 20_000  # of an exact number, and of log2 of a power
+_MOST_FACTORIAL = 2100  # has 20,000 bits
 
 Value = Any  # Fraction, mpf or mpc
 
@@ -25,15 +25,18 @@ def number(x: Value) -> Any:
     return mpf(x.numerator) / mpf(x.denominator) if isinstance(x, Fraction) else x
 
 
-def close(x: Value, y: Value) -> bool:
-    """Equality of exact numbers; to 30 of the digits otherwise."""
+def close(x: Value, y: Value) -> bool | None:
+    """Equality of exact numbers, else to 30 digits; None where both are so near 0 that they may be 0 or noise."""
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     with mp.workdps(DIGITS):
         a, b = number(x), number(y)
         if not (mp.isfinite(a) and mp.isfinite(b)):
             return bool(a == b)
-        return bool(abs(a - b) <= mpf(10) ** -30 * (1 + max(abs(a), abs(b))))
+        size = max(abs(a), abs(b))
+        if abs(a - b) <= mpf(10) ** -30 * size:
+            return True
+        return None if size < mpf(10) ** -25 else False
 
 
 def decimal(text: str) -> Fraction:
@@ -83,7 +86,7 @@ def div(a: Value, b: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """base^exponent; a result of more than `_MOST_POWER` bits is refused before it is computed."""
+    """base^exponent; a result of more than `_MOST_BITS` bits is refused before it is computed."""
     if exponent == 0:
         return Fraction(1)
     if base == 0:
@@ -91,7 +94,7 @@ def power(base: Value, exponent: Value) -> Value:
             raise ZeroDivisionError
         return Fraction(0)
     size = abs(number(exponent)) * (abs(mp.log(abs(number(base)), 2)) + 1)
-    if not mp.isfinite(size) or size > _MOST_POWER:
+    if not mp.isfinite(size) or size > _MOST_BITS:
         raise NoExpressionError("a power too large to compute")
     if _exact(base, exponent) and exponent.denominator == 1:
         return _bounded(base ** int(exponent))
@@ -122,9 +125,9 @@ def _exact_root(value: Value) -> Fraction | None:
 
 
 def factorial(value: Value) -> Value:
-    """n! of a whole number up to 400, and of a variable through the gamma function."""
+    """n! of a whole number up to 2100, and of a variable through the gamma function."""
     if isinstance(value, Fraction):
-        if value.denominator != 1 or not 0 <= value <= 400:
+        if value.denominator != 1 or not 0 <= value <= _MOST_FACTORIAL:
             raise NoExpressionError("a factorial that is not computed")
         return Fraction(whole_factorial(int(value)))
     if abs(value) > 400:

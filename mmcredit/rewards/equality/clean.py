@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from fractions import Fraction
 
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
@@ -34,8 +35,19 @@ _SAME = (
     (r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
     (r"\\ast(?![A-Za-z])", "*"),
     (r"\\div(?![A-Za-z])", "/"),
+    (r"\s*\\!\s*", ""),
+    (r"\\(?:bar|overline|dot)\s*(?:\{\s*(\d+)\s*\}|(\d))", r"\\overline{\1\2}"),
+    (r"(?<=\d)\.\((\d+)\)", r".\\overline{\1}"),
+    (r"\\(angle|triangle)\s*\{([A-Z]+)\}", r"\\\1 \2"),
+    (r"\\(?:text)?color\s*\{[a-zA-Z]*\}", " "),
+    (r"\\colon(?![A-Za-z])", ":"),
+    (r"\\(?:dots|cdots|dotsc)(?![A-Za-z])|\.\.\.", r"\\ldots "),
+    (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?<![A-Za-z])C\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"\\binom{\1}{\2}"),
+    (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
     (r"\\(?:quad|qquad|enspace|thinspace|hspace\{[^{}]*\}|phantom\{[^{}]*\})", " "),
-    (r"(?<!\\)\\[;:! ](?=.|$)", " "),
+    (r"(?<!\\)\\[;: ](?=.|$)", " "),
     (r"(?<!\\)\\,", " "),
     (r"(?<!\\)~", " "),
 )
@@ -43,11 +55,29 @@ _TEXT_MACRO = re.compile(
     r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname\*?|emph|"
     r"underline|tag)\s*\{([^{}]*)\}"
 )
+_THEN = (
+    r"^(?:(?:thus|so|hence|therefore|finally|then|and|that|we (?:get|have|find|obtain|conclude)|it follows)\b[,:]?\s*)*"
+)
 _LEAD = re.compile(
-    r"^(?:(?:thus|so|hence|therefore|finally)\b[,:]?\s*)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|solution|result|value)"
-    r"\s*(?:is|:|=|are)\s*(?::\s*)?",
+    _THEN + r"(?:(?:the|my|our)\s+)?(?:(?:final|correct|exact)\s+)?(?:answer|solution|result|value)s?"
+    r"\s*(?:is|:|=|are|equals)\s*(?::\s*)?",
     re.IGNORECASE,
 )
+# "The length is 5", not "The sky is blue": what follows must be mathematics.
+_PROSE = re.compile(
+    _THEN + r"(?:(?:the|its|their|this|each)\s+[A-Za-z][A-Za-z ]{1,60}?\s+(?:is|are|equals|was)|it is|it's|there are|)"
+    r"\s*:?\s*(?=[-\d\\(\[{|.¤]|[a-zA-Z]\s*(?:=|$|[-+*/^<>]))",
+    re.IGNORECASE,
+)
+_WHERE = re.compile(
+    r"\s*[,;]?\s*\(?\s*(?:where|for|with)?\s*(?:all|any|every|some)?\s*"
+    r"(?:([a-z])\s*(?:\\in\s*\\mathbb\s*\{?\s*Z\s*\}?|is an(?:y)? integer)|integers?\s+([a-z]))\s*\)?$"
+)
+_RECURRING = re.compile(r"(?<![\d.])(\d*)\.(\d{2,40})\s*\\ldots(?!\s*[\d,])")
+_SCALED = re.compile(
+    r"(?<![\d.,/^_])(\d+(?:\.\d+)?)\s*(dozen|hundred|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE
+)
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 DOLLAR = "¤"  # an amount of money in dollars
 
 
@@ -66,6 +96,7 @@ def clean(text: str) -> str:
     text = re.sub(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|\$\$", " ", text)
     if text.count("$") % 2 == 0 and not re.match(r"\$\s*-?[\d.,]+\s*(?:and|or|,|;)\s*\$", text):
         text = text.replace("$", " ")
+    text = re.sub(r"\b(?:USD\s*|US(?=[¤$]))(?=[\d¤$])", lambda m: DOLLAR if "D" in m[0] else "", text)
     text = re.sub(r"\$(?=\s*-?[\d.])", DOLLAR, text).replace("$", " ")
     text = text.replace("**", "^") if re.search(r"\w\s*\*\*\s*[\w({]", text) else text.replace("**", " ")
     text = re.sub(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|\{ \})(?=\d{3}(?!\d))", "", text)
@@ -76,6 +107,7 @@ def clean(text: str) -> str:
         text = replaced
     for pattern, new in _SAME:
         text = re.sub(pattern, new, text)
+    text = re.sub(r"(?<=[\d}])\s*(k?)\s*\\Omega(?![A-Za-z])", r" \1Ω", text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*10\s*\^", r"\\times 10^", text)
     text = re.sub(r"\b([aApP])\.\s*([mM])\.?(?!\w)", r"\1\2", text)
     text = re.sub(r"\\frac\s*(\d)\s*(\d)(?!\d*\})", r"\\frac{\1}{\2}", text)
@@ -85,13 +117,34 @@ def clean(text: str) -> str:
     text = re.sub(r"\\sqrt\s*([\d.]+|[a-zA-Z])", lambda m: _root(m.group(1)), text)
     text = re.sub(r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])", r"^{\\circ}", text)
     text = re.sub(r"\^\s*\\prime|\^\s*\{\s*\\prime\s*\}", "'", text)
-    text = " ".join(text.split())
-    text = _LEAD.sub("", text)
-    text = text.strip(' `"*')
+    text = re.sub(r"^([\d.]+)((?: to [\d.]+)+)$", lambda m: m[1] + m[2].replace(" to ", ":"), " ".join(text.split()))
+    text = _RECURRING.sub(_recurring, text)
+    text = _PROSE.sub("", _LEAD.sub("", text))
+    text = re.sub(r"^(?:=|\\approx)\s*", "", text.strip(' `"*'))
+    where = _WHERE.search(text)
+    if where is not None and re.search(rf"(?<![a-z]){where[1] or where[2]}(?![a-z])", text[: where.start()]):
+        text = text[: where.start()]
     while (text.endswith((".", ",", ";", ":", "!")) and not text.endswith((r"\.", "!"))) or text.endswith((" !",)):
         text = text[:-1].rstrip()
-    text = _outer_braces(text)
-    return _thousands(text)
+    return _SCALED.sub(_scaled, _thousands(_outer_braces(text)))
+
+
+def _recurring(match: re.Match[str]) -> str:
+    r"""0.1666\ldots as 0.1\overline{6}: the shortest period that ends the digits, seen twice, one digit three times."""
+    digits = match[2]
+    for period in range(1, len(digits) // 2 + 1):
+        seen = 3 if period == 1 else 2
+        if len(digits) >= seen * period and digits.endswith(digits[-period:] * seen):
+            start = len(digits) - period
+            while start >= period and digits[start - period : start] == digits[-period:]:
+                start -= period
+            return rf"{match[1]}.{digits[:start]}\overline{{{digits[-period:]}}}"
+    return match[0]
+
+
+def _scaled(match: re.Match[str]) -> str:
+    value = Fraction(match[1]) * _SCALES[match[2].casefold()]
+    return str(value) if value.denominator == 1 else match[0]
 
 
 def _root(argument: str) -> str:

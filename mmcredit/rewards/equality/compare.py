@@ -10,19 +10,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from mpmath import mpf
 
-from mmcredit.rewards.equality.arithmetic import NoExpressionError, close, number
+from mmcredit.rewards.equality.arithmetic import NoExpressionError, number
 from mmcredit.rewards.equality.clean import clean
+from mmcredit.rewards.equality.dates import clock
 from mmcredit.rewards.equality.kinds import VARIABLE, Node, named, read
-from mmcredit.rewards.equality.value import Expression, same_value
+from mmcredit.rewards.equality.points import proportional, same_value
+from mmcredit.rewards.equality.value import Expression
 
 LONGEST = 3000  # characters of an answer; a longer one is compared as text only
-_BASED = re.compile(r"([\dA-Fa-f]+)_\{?(\d{1,2})\}?")  # 1011_2
-_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:]?")
+_MOST_COMPARED = 24  # items of a list that are written differently, compared each with each
+_BASED = re.compile(r"\(?\s*([\dA-Fa-f]+)\s*\)?\s*_\s*\{?\s*(\d{1,2}|[a-z]{3,7})\s*\}?")  # 1011_2
+_BASES = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
+_LETTER = re.compile(r"(?:(?:option|choice|answer)\s+)?(\(?)\s*([A-Za-z])\s*(\)?)\s*[.:]?", re.IGNORECASE)
 _LABELLED = re.compile(r"(?:\(([A-Ja-j])\)|([A-J])\s*[).:])\s*\S.*", re.DOTALL)
+
+_OTHER_LABEL = re.compile(r"(?:^|[\s(,])(?:[B-J](?:[).:,\s]|$)|A[).:,])|\(A\)")
 
 
 def equal(found: str, reference: str) -> bool:
@@ -45,55 +62,62 @@ def _choice(a: str, b: str) -> bool | None:
     first, second = _LETTER.fullmatch(a), _LETTER.fullmatch(b)
     labelled = _LABELLED.fullmatch(a) if second else _LABELLED.fullmatch(b) if first else None
     if labelled is not None:
-        letter = (labelled[1] or labelled[2]).upper()
-        lone = second or first
-        assert lone is not None
-        return letter == lone[1].upper() if lone[1].upper() in "ABCDEFGHIJ" else None
-    if first and second and ("(" in a + b or "." in a + b):
-        return first[1].upper() == second[1].upper()
+        lone = (second or first)[2].upper()  # type: ignore[index]
+        if _OTHER_LABEL.search(labelled[0][2:]):
+            return False  # "A) 5, B) 6" decides for none
+        return (labelled[1] or labelled[2]).upper() == lone if lone in "ABCDEFGHIJ" else None
+    if first and second and (len(a) > 1 or len(b) > 1):
+        one, other = first[2].upper(), second[2].upper()
+        return one == other if {one, other} <= set("ABCDEFGHIJ") else None
     return None
 
 
 def same(a: Node, b: Node) -> bool:
-    """`equal` of two read answers."""
+    """`equal` of two read answers: `a` was found, `b` is the reference."""
     if a.kind == b.kind:
         return _SAME[a.kind](a, b)
     for x, y in ((a, b), (b, a)):
         if x.kind == "equation" and y.kind not in ("equation", "inequality", "different"):
             return _stated(x, y)
     for x, y in ((a, b), (b, a)):
-        if x.kind in ("list", "set") and len(x.items) == 1:
+        if x.kind == "list" and len(x.items) == 1:
             return same(x.items[0], y)
         if x.kind == "list" and y.kind == "set":
             return _unordered(_each(x.items), _each(y.items))
         if x.kind == "list" and y.kind == "tuple" and y.sort == "()" and not y.variable:
             return _in_order(x, y)
         if x.kind == "matrix" and y.kind == "tuple" and not y.variable and x.sort == "matrix":
-            flat = x.width == 1 or x.width == len(x.items)
-            return flat and y.sort in ("()", "[]") and _each_same(x.items, y.items)
+            return x.width == 1 and y.sort == "()" and _each_same(x.items, y.items)
         if x.kind == "union" and y.kind == "tuple" and len(x.items) == 1:
             return same(x.items[0], y)
-        if x.kind == "ratio" and y.kind == "quantity" and len(x.items) == 2 and "/" in y.text.replace(r"\frac", "/"):
-            return not _clock(x.text) and _values(f"({x.items[0].text})/({x.items[1].text})", y.text)
-        if x.kind == "words" and y.kind == "quantity" and (x.unit is None and y.unit is None):
-            return _spelt(x.text) == _spelt(y.text)
+        if x.kind == "words" and y.kind == "quantity" and x.unit is None and y.unit is None:
+            return bool(_spelt(x.text)) and _spelt(x.text) == _spelt(y.text)
     return False
 
 
 def _each(items: Sequence[Node]) -> list[Node]:
     """Items without repetitions."""
     kept: list[Node] = []
-    for item in items:
-        if not any(same(item, other) for other in kept):
+    for item in {item.text: item for item in items}.values():
+        if len(kept) > _MOST_COMPARED or not any(same(item, other) for other in kept):
             kept.append(item)
     return kept
 
 
 def _unordered(first: Sequence[Node], second: Sequence[Node]) -> bool:
+    """Whether the items are the same in some order. What is written alike goes first; the rest is compared in pairs."""
     if len(first) != len(second):
         return False
-    left = list(second)
+    left, open_items = list(second), []
     for item in first:
+        place = next((i for i, other in enumerate(left) if other.text == item.text and other.kind == item.kind), None)
+        if place is None or not same(item, left[place]):
+            open_items.append(item)
+        else:
+            del left[place]
+    if len(open_items) > _MOST_COMPARED:
+        return False
+    for item in open_items:
         place = next((i for i, other in enumerate(left) if same(item, other)), None)
         if place is None:
             return False
@@ -106,20 +130,30 @@ def _each_same(first: Sequence[Node], second: Sequence[Node]) -> bool:
 
 
 def _in_order(listed: Node, pair: Node) -> bool:
-    """A list without brackets as a tuple: "3, 4" for (3, 4), "x = 3, y = 4" for it; "3 or 4" is none."""
-    variables = [item.parts[0] for item in listed.items if item.kind == "equation" and len(item.parts) == 2]
-    if len(variables) == len(listed.items):
-        ordered = all(VARIABLE.fullmatch(v) for v in variables) and variables == sorted(set(variables))
-        return ordered and _each_same([item.items[0] for item in listed.items], pair.items)
-    return listed.sort == "comma" and not variables and _each_same(listed.items, pair.items)
+    """ "x = 3, y = 4" for (3, 4): a value for each of as many letters, in the order of the alphabet."""
+    named_values = {
+        item.parts[0]: item.items[0] for item in listed.items if item.kind == "equation" and len(item.parts) == 2
+    }
+    if len(named_values) != len(listed.items) or not all(VARIABLE.fullmatch(name) for name in named_values):
+        return False
+    return _each_same([named_values[name] for name in sorted(named_values)], pair.items)
 
 
 def _stated(equation: Node, other: Node) -> bool:
     """`x = 3` against `3`: the left side must only name what is given, or be worth the same."""
-    *names, _ = equation.parts
+    *names, value = equation.parts
+    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value):
+        return False  # "y = 2x + 3" is a line, which 2x + 3 does not say
     if not all(named(name) or _worth(name, equation.parts[-1]) for name in names):
         return False
     return same(equation.items[0], other)
+
+
+def _variables(text: str) -> set[str]:
+    try:
+        return Expression(text).names()
+    except NoExpressionError:
+        return set()
 
 
 def _worth(a: str, b: str) -> bool:
@@ -133,7 +167,30 @@ def _worth(a: str, b: str) -> bool:
 
 
 def _lists(a: Node, b: Node) -> bool:
-    return _unordered(_each(a.items), _each(b.items)) if len(a.items) == len(b.items) or a.kind == "set" else False
+    if a.kind == "set" or "twice" in (a.sort, b.sort):  # {1, 1} is {1}, and so is 1 \pm 0
+        return _unordered(_each(a.items), _each(b.items))
+    if len(a.items) != len(b.items):
+        return False
+    first, second = _unknowns(a), _unknowns(b)
+    if first != second and max(len(first), len(second)) > 1:
+        # "x = 1, y = 4" is no list of the solutions 1 and 4, though "x_1 = 1, x_2 = 4" is.
+        if {name[0] for name in first | second} != {next(iter(first | second))[0]}:
+            return False
+        a, b = (replace(n, items=tuple(_value_of(item) for item in n.items)) for n in (a, b))
+    return _unordered(a.items, b.items)
+
+
+def _unknowns(node: Node) -> set[str]:
+    """The letters that items of a list give values of."""
+    return {
+        item.parts[0].strip("\\")
+        for item in node.items
+        if item.kind == "equation" and VARIABLE.fullmatch(item.parts[0])
+    }
+
+
+def _value_of(item: Node) -> Node:
+    return item.items[0] if item.kind == "equation" and VARIABLE.fullmatch(item.parts[0]) else item
 
 
 def _tuples(a: Node, b: Node) -> bool:
@@ -157,7 +214,8 @@ def _equations(a: Node, b: Node) -> bool:
         crossed = read(a.parts[1]), read(b.parts[0])
         if same(*crossed) and same(read(a.parts[0]), read(b.parts[1])):
             return True
-    return _proportional(a.parts, b.parts, positive=False)
+    # A curve may be written in many ways; "2x = 6" has not said yet that x = 3.
+    return len(_variables(a.text.replace("=", "-"))) > 1 and proportional(a.parts, b.parts, positive=False)
 
 
 def _inequalities(a: Node, b: Node) -> bool:
@@ -165,7 +223,7 @@ def _inequalities(a: Node, b: Node) -> bool:
         return a.sort == b.sort and all(_values(x, y) for x, y in zip(a.parts, b.parts, strict=True))
     first = a.parts if a.sort.startswith("<") else a.parts[::-1]
     second = b.parts if b.sort.startswith("<") else b.parts[::-1]
-    return ("=" in a.sort) == ("=" in b.sort) and _proportional(first, second, positive=True)
+    return ("=" in a.sort) == ("=" in b.sort) and proportional(first, second, positive=True)
 
 
 def _different(a: Node, b: Node) -> bool:
@@ -176,39 +234,12 @@ def _different(a: Node, b: Node) -> bool:
     )
 
 
-def _proportional(first: Sequence[str], second: Sequence[str], positive: bool) -> bool:
-    """Whether the differences of the sides are a constant multiple of each other, and of the same variables."""
-    try:
-        f = Expression(f"({first[0]})-({first[1]})")
-        g = Expression(f"({second[0]})-({second[1]})")
-        if f.names() != g.names() or not f.names():
-            return False
-        ratios = []
-        for seed in range(8):
-            point = {name: mpf(17 * (seed + 3) + 29 * k + 5) / (7 + k) for k, name in enumerate(sorted(f.names()))}
-            x, y = number(f.at(point)), number(g.at(point))
-            if y == 0 or x == 0:
-                if x != y:
-                    return False
-                continue
-            ratios.append(x / y)
-        if len(ratios) < 3 or not all(close(ratios[0], r) for r in ratios):
-            return False
-        return not positive or (ratios[0].imag == 0 and ratios[0].real > 0)
-    except (NoExpressionError, ZeroDivisionError, OverflowError):
-        return False
-
-
-def _clock(text: str) -> bool:
-    return bool(re.fullmatch(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?(?:\s*[aApP]\.?[mM]\.?)?", text))
-
-
 def _ratios(a: Node, b: Node) -> bool:
     if len(a.items) != len(b.items):
         return False
-    if _clock(a.text) and _clock(b.text):
-        first, second = ("".join(t.casefold().split()).split(":") for t in (a.text, b.text))
-        return first[1:] == second[1:] and int(first[0]) == int(second[0])
+    times = clock(a.text), clock(b.text)
+    if (times[0] is not None and times[1] is not None) or ":0" in a.text.replace(" ", "") + b.text.replace(" ", ""):
+        return times[0] is not None and times[0] == times[1]
     one, other = a.items[0].text, b.items[0].text
     return all(_values(f"({x.text})*({other})", f"({y.text})*({one})") for x, y in zip(a.items, b.items, strict=True))
 
@@ -220,7 +251,7 @@ def _quantities(a: Node, b: Node) -> bool:
         return y.unit is None and _values(f"({x.text})/100", y.text)
     if a.unit is not None and b.unit is not None:
         (first, one), (second, other) = a.unit, b.unit
-        if first != second and first and second:
+        if first != second:
             return False
         return _values(a.text, b.text) if one == other else _values(_times(a.text, one), _times(b.text, other))
     return _values(a.text, b.text)
@@ -237,25 +268,30 @@ def _values(a: str, b: str) -> bool:
         return _whole(a) == _whole(b)
     first, second = _BASED.fullmatch(a), _BASED.fullmatch(b)
     if first is not None and second is not None:
-        return (first[1].upper().lstrip("0"), first[2]) == (second[1].upper().lstrip("0"), second[2])
+        return _in_base(first) == _in_base(second)
     if first is not None or second is not None:
         return False
     try:
-        if same_value(a, b):
-            return True
-        return _rounded(a, b) or _rounded(b, a)
+        return same_value(a, b) or _rounded(a, b)
     except NoExpressionError:
         return False
 
 
-def _rounded(decimal: str, other: str) -> bool:
-    """Whether a decimal of six places and more is the other value, rounded."""
-    match = re.fullmatch(r"-?\d*\.(\d{6,40})", decimal.strip())
-    if match is None:
+def _in_base(match: re.Match[str]) -> tuple[str, str]:
+    return match[1].upper().lstrip("0"), _BASES.get(match[2], match[2])
+
+
+def _rounded(found: str, reference: str) -> bool:
+    """Whether the reference is a decimal of eight digits and more that the exact answer rounds to.
+
+    The other way round a decimal is wrong: 0.33333333 is not 1/3.
+    """
+    match = re.fullmatch(r"-?(\d*)\.(\d{4,40})", reference.strip())
+    if match is None or len((match[1] + match[2]).lstrip("0")) < 8 or re.fullmatch(r"-?[\d.]+", found.strip()):
         return False
-    half = mpf(10) ** -len(match[1]) / 2
+    half = mpf(10) ** -len(match[2]) / 2
     try:
-        x, y = number(Expression(decimal).at({})), number(Expression(other).at({}))
+        x, y = number(Expression(found).at({})), number(Expression(reference).at({}))
     except (NoExpressionError, ZeroDivisionError, OverflowError, KeyError):
         return False
     return bool(abs(x - y) <= half * mpf("1.0000001"))
@@ -265,10 +301,16 @@ def _whole(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[-+]?\d{1,400}", text) else None
 
 
+_SYNONYMS = {"dne": "does not exist", "doesn't exist": "does not exist", "none of above": "none of these"}
+_IGNORED = re.compile(r"[\"'`,;!?()\[\]{}$\\]")
+
+
 def _spelt(text: str) -> str:
     """Words as they are compared: case, articles, hyphens and punctuation aside."""
-    words = re.sub(r"[^\w\s%+/.:-]", " ", text.casefold()).replace("-", " ").split()
-    return " ".join(word.strip(".:") for word in words if word not in ("the", "a", "an"))
+    text = re.sub(r"(?<=[a-z])-(?=[a-z])", " ", text.casefold())
+    words = _IGNORED.sub(" ", text).split()
+    plain = " ".join(word.strip(".:") for word in words if word not in ("the", "a", "an"))
+    return _SYNONYMS.get(plain, plain)
 
 
 def _squeezed(text: str) -> str:
@@ -283,7 +325,8 @@ _SAME = {
     "list": _lists,
     "set": _lists,
     "tuple": _tuples,
-    "union": lambda a, b: _unordered(a.items, b.items),
+    "union": lambda a, b: not (a.variable and b.variable and a.variable != b.variable) and _unordered(a.items, b.items),
+    "date": lambda a, b: a.text == b.text,
     "equation": _equations,
     "inequality": _inequalities,
     "different": _different,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 
-from mmcredit.rewards.equality.units import Dimensions, read_unit
+from mmcredit.rewards.equality.dates import day
+from mmcredit.rewards.equality.units import Unit, compound, product, read_unit
 from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 
 
@@ -14,15 +15,15 @@ from mmcredit.rewards.equality.value import Expression, NoExpressionError, numbe
 class Node:
     """One answer. `items` are parts; `text` is what was written."""
 
-    kind: str  # empty, words, matrix, list, set, tuple, union, equation, inequality, different, ratio, quantity
+    kind: str  # empty, words, date, matrix, list, set, tuple, union, equation, inequality, different, ratio, quantity
     text: str
     items: tuple[Node, ...] = ()
-    sort: str = ""  # brackets of a tuple, separator of a list, environment of a matrix, operators of an inequality
+    sort: str = ""  # brackets of a tuple, how a list was written, environment of a matrix, operators of an inequality
     width: int = 0  # columns of a matrix
-    variable: str = ""  # of an interval that was written as an inequality
-    unit: tuple[Dimensions, Fraction] | None = None
+    variable: str = ""  # of an interval that was written as an inequality or with "in"
+    unit: Unit | None = None
     percent: bool = False
-    parts: tuple[str, ...] = field(default=())  # sides of an equation or inequality
+    parts: tuple[str, ...] = field(default=())  # sides of an equation or inequality, the smaller one first
 
 
 _EMPTY = re.compile(
@@ -30,13 +31,23 @@ _EMPTY = re.compile(
     r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?)(?: exists?)?"
 )
 _REALS = re.compile(r"\\mathbb\s*\{R\}|\\mathbb R|(?:the set of )?all reals?(?: numbers?)?|(?:the )?real numbers?")
+_WITHOUT = re.compile(
+    r"\\mathbb\s*\{?R\}?\s*(?:\\setminus|\\backslash|-|\\)\s*\\\{(.*)\\\}|"
+    r"(?:the set of )?all real(?: number)?s?(?: except(?: for)?| but)\s+([^a-zA-Z]+)"
+)
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _NAME = r"(?:\\?[A-Za-z]+'*(?:_(?:\{[^{}]*\}|\w))?'*)"
 VARIABLE = re.compile(
     r"[A-Za-z](?:_(?:\{\w+\}|\w))?'*|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|epsilon|rho|sigma)"
 )
+_INDEXED = r"(?:_(?:\{[^{}]*\}|\w))?"
+# What an equation may only give a name to: x, f(x), AB, the area, \angle ABC, \sin A, V_1 : V_2. No product: 2x, xy.
 _CALLED = re.compile(
-    rf"{_NAME}(?:\s*\([^()=<>]*\))?|m?\s*\\angle\s*[A-Z]{{1,3}}|[A-Za-z][A-Za-z ]+|\([A-Za-z, ]+\)|\|?[A-Z]{{2}}\|?"
+    rf"[A-Za-z]{_INDEXED}'*(?:\s*\([^()=<>]*\))?|\\[a-zA-Z]+{_INDEXED}|m?\s*\\angle\s*[A-Z]{{1,3}}|"
+    r"[A-Za-z][A-Za-z ]{3,}|sum|age|min|max|gcd|lcm|\([A-Za-z, ]+\)|\|?[A-Z]{2}\|?|"
+    r"\\(?:overline|overrightarrow|vec|hat)\s*(?:\{[A-Za-z]+\}|[A-Za-z])|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}|"
+    r"\\(?:sin|cos|tan|gcd|min|max)\s*(?:\\?[A-Za-z]+|\([^()=<>]*\))|"
+    rf"[A-Z]{_INDEXED}(?:\s*:\s*[A-Z]{_INDEXED})+"
 )
 _OPERATORS = ("<=", ">=", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", "!=", "<", ">", "=")
 _OPEN, _CLOSE = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
@@ -70,6 +81,17 @@ def read(text: str, depth: int = 0) -> Node:
         return Node("tuple", text, (read(r"-\infty"), read(r"\infty")), "()")
     if lowered in _NUMBER_WORDS:
         return Node("quantity", _NUMBER_WORDS[lowered])
+    date = day(text)
+    if date is not None:
+        return Node("date", date)
+    joined = compound(text)
+    if joined is not None:
+        return Node("quantity", str(joined[0]), unit=joined[1])
+    without = _WITHOUT.fullmatch(text)
+    if without is not None:
+        return _punctured(
+            text, [read(part, depth + 1) for part in split(without[1] or without[2], (",", ";"), ("and", "or"))[0]]
+        )
     matrix = _MATRIX.fullmatch(text)
     if matrix is not None and r"\begin" not in matrix[2]:
         rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", matrix[2].replace(r"\hline", "")) if row.strip()]
@@ -77,12 +99,17 @@ def read(text: str, depth: int = 0) -> Node:
         if cells and len({len(row) for row in cells}) == 1:
             sort = matrix[1] if matrix[1] in ("vmatrix", "Vmatrix") else "matrix"
             return Node("matrix", text, tuple(c for row in cells for c in row), sort, len(cells[0]))
-    member = re.fullmatch(rf"{_NAME}\s*\\in(?![A-Za-z])\s*(.+)", text)
+    member = re.fullmatch(rf"({_NAME})\s*\\in(?![A-Za-z])\s*(.+)", text)
     if member is not None:
-        return read(member[1], depth + 1)
+        node = read(member[2], depth + 1)
+        return replace(node, variable=member[1]) if node.kind in ("tuple", "union") and not node.variable else node
     french = re.fullmatch(r"([\[\]])([^\[\]]+[,;][^\[\]]+)([\[\]])", text)
     if french is not None and (french[1] == "]" or french[3] == "["):
         return read(("(" if french[1] == "]" else "[") + french[2] + (")" if french[3] == "[" else "]"), depth + 1)
+    if "," in text and ";" in text:
+        pieces, separators = split(text, (";",))
+        if len(pieces) > 1:
+            return _several(text, pieces, separators, depth)
     pieces, separators = split(text, (",", ";"), ("and", "or"))
     if len(pieces) > 1:
         return _several(text, pieces, separators, depth)
@@ -120,9 +147,7 @@ def split(text: str, signs: tuple[str, ...], words: tuple[str, ...] = ()) -> tup
             depth = max(0, depth - 1)
         if depth == 0:
             sign = next((s for s in signs if (piece == s if s.startswith("\\") else text.startswith(s, place))), None)
-            word = next(
-                (w for w in words if re.match(rf"{w}\b", text[place:]) and text[place - 1 : place] == " "), None
-            )
+            word = next((w for w in words if text.startswith(w, place) and _apart(text, place, place + len(w))), None)
             cut = sign or word
             if cut is not None and not (sign == "=" and place and text[place - 1] in "<>!"):
                 parts.append(text[start:place])
@@ -133,6 +158,11 @@ def split(text: str, signs: tuple[str, ...], words: tuple[str, ...] = ()) -> tup
         place = match.end()
     parts.append(text[start:])
     return parts, found
+
+
+def _apart(text: str, start: int, end: int) -> bool:
+    """Whether a word stands for itself: "7 or 8", "(1,2)or(2,1)"."""
+    return bool(text[start - 1 : start] in (" ", ")", "}") and not text[end : end + 1].isalnum()) and start > 0
 
 
 def _several(text: str, pieces: list[str], separators: list[str], depth: int) -> Node:
@@ -147,6 +177,8 @@ def _several(text: str, pieces: list[str], separators: list[str], depth: int) ->
             meeting = _intersection(flat)
             if meeting is not None:
                 return meeting
+            if "and" in separators:
+                return Node("different", text, sort="and", parts=(text,))
         return Node("union", text, flat, variable=flat[0].variable)
     return Node("list", text, flat, sort)
 
@@ -176,6 +208,8 @@ def _relation(text: str, sides: list[str], found: list[str], depth: int) -> Node
         return _both(text, depth)
     if set(operators) == {"="}:
         return Node("equation", text, (read(sides[-1], depth + 1),), parts=tuple(sides))
+    if operators == ["!="] and VARIABLE.fullmatch(sides[0]) and not VARIABLE.fullmatch(sides[1]):
+        return replace(_punctured(text, [read(sides[1], depth + 1)]), variable=sides[0])
     if "!=" in operators or "=" in operators:
         return Node("different", text, sort=" ".join(operators), parts=tuple(sides))
     up = [o.startswith("<") for o in operators]
@@ -183,18 +217,50 @@ def _relation(text: str, sides: list[str], found: list[str], depth: int) -> Node
         if not any(up):
             sides, operators = sides[::-1], ["<" + o[1:] for o in operators[::-1]]
         closed = [o == "<=" for o in operators]
+        around = _around(text, sides, closed, depth)
+        if around is not None:
+            return around
         inside = [bool(VARIABLE.fullmatch(s)) and s not in ("e", "i") for s in sides]
         ends = ("([", ")]")
         if len(sides) == 2 and inside[0] != inside[1]:
             if inside[0]:  # x < b
                 items = (read(r"-\infty"), read(sides[1], depth + 1))
-                return Node("tuple", text, items, "(" + ends[1][closed[0]], variable=sides[0])
+                return Node("tuple", text, items, "(" + ends[1][closed[0]], variable=sides[0], parts=tuple(sides))
             items = (read(sides[0], depth + 1), read(r"\infty"))
-            return Node("tuple", text, items, ends[0][closed[0]] + ")", variable=sides[1])
+            return Node("tuple", text, items, ends[0][closed[0]] + ")", variable=sides[1], parts=tuple(sides))
         if len(sides) == 3 and inside == [False, True, False]:
             items = (read(sides[0], depth + 1), read(sides[2], depth + 1))
             return Node("tuple", text, items, ends[0][closed[0]] + ends[1][closed[1]], variable=sides[1])
     return Node("inequality", text, sort=" ".join(operators), parts=tuple(sides))
+
+
+def _around(text: str, sides: list[str], closed: list[bool], depth: int) -> Node | None:
+    """|x - a| < b as an interval, |x - a| > b as a union, for numbers a and b."""
+    if len(sides) != 2:
+        return None
+    for place in (0, 1):
+        match = re.fullmatch(r"\|\s*([a-zA-Z])\s*(?:([-+])\s*([\d./]+))?\s*\|", sides[place])
+        if match is None or not re.fullmatch(r"[\d./]+", sides[1 - place].strip()):
+            continue
+        middle = f"{'-' if match[2] == '+' else ''}{match[3] or '0'}"
+        low, high = (read(f"({middle})-({sides[1 - place]})"), read(f"({middle})+({sides[1 - place]})"))
+        left, right = ("[", "]") if closed[0] else ("(", ")")
+        if place == 0:
+            return Node("tuple", text, (low, high), left + right, variable=match[1])
+        below = Node("tuple", text, (read(r"-\infty"), low), "(" + right)
+        above = Node("tuple", text, (high, read(r"\infty")), left + ")")
+        return Node("union", text, (below, above), variable=match[1])
+    return None
+
+
+def _punctured(text: str, points: list[Node]) -> Node:
+    """The real line without some points, as the union of what is left."""
+    try:
+        ordered = sorted(points, key=lambda node: number(Expression(node.text).at({})))
+    except (NoExpressionError, ArithmeticError, KeyError, TypeError):
+        return Node("different", text, sort="!=", parts=tuple(node.text for node in points))
+    ends = [read(r"-\infty"), *ordered, read(r"\infty")]
+    return Node("union", text, tuple(Node("tuple", text, pair, "()") for pair in itertools.pairwise(ends)))
 
 
 def _both(text: str, depth: int) -> Node:
@@ -202,7 +268,7 @@ def _both(text: str, depth: int) -> Node:
     signs = re.sub(r"\+/-|\+-", r"\\pm ", text)
     plus = signs.replace(r"\pm", "+").replace(r"\mp", "-")
     minus = signs.replace(r"\pm", "-").replace(r"\mp", "+")
-    return Node("list", text, (read(plus, depth + 1), read(minus, depth + 1)), "word")
+    return Node("list", text, (read(plus, depth + 1), read(minus, depth + 1)), "twice")
 
 
 def _bracketed(text: str, depth: int) -> Node | None:
@@ -244,9 +310,10 @@ def _one_pair(text: str) -> bool:
 
 
 _MONEY = re.compile(r"(-?)\s*([¤€£])\s*(-?[\d.].*)")
-_DEGREES = re.compile(r"(.*[\d)}\]])\s*\^\{\\circ\}\s*([CF]?)")
+_DEGREES = re.compile(r"(.*[\d)}\]])\s*(?:\^\{\\circ\}\s*|degrees? (?=[CFcf]))(C|F|[Cc]elsius|[Ff]ahrenheit|)")
+_ANGLED = re.compile(r"sin|cos|tan|sec|csc|cot")  # "\tan 60^\circ" is no angle
 _MEASURED = re.compile(
-    r"(?P<value>.*?(?:[\d)}\]]|\\pi(?![A-Za-z])))(?P<space>\s*)(?P<unit>[A-Za-z¢€£¤Ω][A-Za-z¢Ω\s/^{}\d*\\-]*)"
+    r"(?P<value>.*?(?:\d(?:[eE][-+]?\d+)?|[)}\]]|\\pi(?![A-Za-z])))(?P<space>\s*)(?P<unit>(?:[A-Za-z¢€£¤Ωμ]|\\frac(?=\s*\{\s*[A-Za-z]))[A-Za-z¢Ωμ\s/^{}\d*\\-]*)"
 )
 
 
@@ -272,11 +339,17 @@ def _quantity(text: str) -> Node:
     money = _MONEY.fullmatch(text)
     if money is not None:
         rest = _quantity(money[3])
-        unit = read_unit(money[2], True)
-        return Node("quantity", money[1] + rest.text, unit=unit) if rest.kind == "quantity" else Node("words", text)
+        currency = read_unit(money[2], True)
+        assert currency is not None
+        return (
+            Node("quantity", money[1] + rest.text, unit=product(currency, rest.unit))
+            if rest.kind == "quantity"
+            else Node("words", text)
+        )
     degrees = _DEGREES.fullmatch(text)
-    if degrees is not None:
-        return Node("quantity", degrees[1].strip(), unit=read_unit("degree " + degrees[2], True))
+    if degrees is not None and not _ANGLED.search(degrees[1]):
+        scale = {"C": "celsius", "F": "fahrenheit"}.get(degrees[2].strip()[:1].upper(), "degree")
+        return Node("quantity", degrees[1].strip(), unit=read_unit(scale, True))
     measured = _MEASURED.fullmatch(text)
     if measured is not None and not re.search(r"[A-Za-z]{2,}", re.sub(r"\\[A-Za-z]+", "", measured["value"])):
         unit = read_unit(measured["unit"], bool(measured["space"]))

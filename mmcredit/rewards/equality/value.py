@@ -1,17 +1,13 @@
 r"""What an expression is worth, at given values of its variables: a parser of LaTeX and plain text, without eval.
 
-Two expressions are equal if they are worth the same at random points: no simplification that may never end, and no
-false verdict of a simplifier that gives up. Numbers are mpmath's, with `DIGITS` digits; exact fractions stay exact as
-long as only +, -, *, / and small whole powers are applied. Sizes are bounded before anything is computed.
+Numbers are mpmath's, with `DIGITS` digits; exact fractions stay exact as long as only +, -, *, / and whole powers are
+applied. Sizes are bounded before anything is computed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-import re
 from fractions import Fraction
-from typing import Any
 
 from mpmath import mp, mpc, mpf
 
@@ -20,7 +16,6 @@ from mmcredit.rewards.equality.arithmetic import (
     NoExpressionError,
     Value,
     add,
-    close,
     decimal,
     div,
     factorial,
@@ -33,78 +28,21 @@ from mmcredit.rewards.equality.arithmetic import (
     root,
     whole_part,
 )
+from mmcredit.rewards.equality.tokens import FUNCTIONS, GREEK, Token, tokens
 
-LONGEST = 600  # characters of an expression
 _DEEPEST = 40
-
-
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+\.(?=\\overline)|\d+(?:\.\d+)?(?:[eE][-+]?\d+(?![A-Za-z\d]))?|\.\d+)|(?P<macro>\\[A-Za-z]+|\\[{}])|(?P<word>[A-Za-z]+)"
-    r"|(?P<sign>[-+*/^_(){}\[\]|!,'%]))"
-)
-_FUNCTIONS: dict[str, Any] = {
-    name: getattr(mp, target)
-    for name, target in {
-        "sin": "sin", "cos": "cos", "tan": "tan", "sec": "sec", "csc": "csc", "cot": "cot", "sinh": "sinh",
-        "cosh": "cosh", "tanh": "tanh", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin",
-        "acos": "acos", "atan": "atan", "ln": "log", "exp": "exp", "sqrt": "sqrt", "abs": "fabs", "Re": "re",
-        "Im": "im", "floor": "floor", "ceil": "ceil",
-    }.items()
-}  # fmt: skip
-_GREEK = frozenset(
-    (
-        "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota",
-        "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi",
-        "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar",
-    )
-)  # fmt: skip
-
-
-def same_value(first: str, second: str) -> bool:
-    """Whether two expressions agree at random points. Raises NoExpressionError if one cannot be read."""
-    a, b = Expression(first), Expression(second)
-    names = sorted(a.names() | b.names())
-    agreed = 0
-    signed = any(token[1] in ("|", "abs") for side in (a, b) for token in side.tokens)
-    for seed in range(12):
-        draw = random.Random(seed)
-        point = {name: mpf(draw.randint(2000, 9000)) / 1009 + mpf(draw.random()) / 1000 for name in names}
-        if signed and seed % 2:  # |x| and x differ below 0 only; roots of products are taken to be of positive numbers
-            point = {name: -value for name, value in point.items()}
-        try:
-            x, y = a.at(point), b.at(point)
-        except (ZeroDivisionError, OverflowError):
-            continue
-        if not close(x, y):
-            return False
-        agreed += 1
-        if not names or agreed == 4:
-            return True
-    raise NoExpressionError("the expressions have no value at the points tried")
 
 
 class Expression:
     """A text as tokens; `at` walks it with a recursive descent and computes on the way."""
 
     def __init__(self, text: str) -> None:
-        if len(text) > LONGEST:
-            raise NoExpressionError(f"{len(text)} characters")
-        self.tokens: list[tuple[str, str]] = []
-        place = 0
-        text = text.strip()
-        while place < len(text):
-            match = _TOKEN.match(text, place)
-            if match is None:
-                raise NoExpressionError(f"{text[place : place + 10]!r}")
-            kind = str(match.lastgroup)
-            found = match.group(kind)
-            self.tokens += _letters(found) if kind == "word" else [(kind, found)]
-            place = match.end()
-        if not self.tokens:
-            raise NoExpressionError("empty")
+        self.tokens: list[Token] = tokens(text)
         self._point: dict[str, Value] | None = {}
         self._seen: set[str] = set()
         self._names: set[str] | None = None
+        self.outside = False  # whether the last value was reached through a root or logarithm that is not real
+        self._angle = False  # inside the argument of sin, cos, tan
 
     def names(self) -> set[str]:
         """Its variables."""
@@ -115,14 +53,14 @@ class Expression:
             self._names = self._seen
         return self._names
 
-    def at(self, point: dict[str, Value]) -> Value:
+    def at(self, point: dict[str, Value], digits: int = DIGITS) -> Value:
         """Its value. Raises NoExpressionError, ZeroDivisionError, OverflowError."""
         self._point = point
-        return self._walk()
+        return self._walk(digits)
 
-    def _walk(self) -> Value:
-        self.i, self.depth = 0, 0
-        with mp.workdps(DIGITS):
+    def _walk(self, digits: int = DIGITS) -> Value:
+        self.i, self.depth, self.outside, self._angle = 0, 0, False, False
+        with mp.workdps(digits):
             try:
                 value = self._sum()
             except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
@@ -227,10 +165,17 @@ class Expression:
         if self._take("^"):
             if self._peek()[1] == "{" and self._peek(1)[1] == r"\circ" and self._peek(2)[1] == "}":
                 self.i += 3
-                return base  # degrees: a unit, cut off elsewhere
+                # In a sine it is an angle; elsewhere degrees are a unit, which is cut off before.
+                return mul(base, mp.pi / 180) if self._angle else base
             exponent = self._exponent()
-            return power(base, exponent)
+            return self._real(power(base, exponent), base, exponent)
         return base
+
+    def _real(self, value: Value, *of: Value) -> Value:
+        """The value, noted as outside the domain if it is not real and what it is made of is."""
+        if isinstance(value, mpc) and value.imag != 0 and not any(isinstance(v, mpc) and v.imag != 0 for v in of):
+            self.outside = True
+        return value
 
     def _exponent(self) -> Value:
         negative = False
@@ -289,11 +234,13 @@ class Expression:
                 raise NoExpressionError("repeating digits")
             self.i += 1
             self._need("}")
+            if self._peek()[0] == "number":
+                raise NoExpressionError("digits after the repeating ones")
             return repeating(text, repeated)
         return decimal(text)
 
     def _name(self, text: str) -> Value:
-        if text in _FUNCTIONS or text == "log":
+        if text in FUNCTIONS or text == "log":
             return self._function(text)
         if text == "pi":
             return +mp.pi
@@ -339,16 +286,17 @@ class Expression:
             if self._take("["):
                 degree = self._sum()
                 self._need("]")
-            return root(self._group(), degree)
+            radicand = self._group()
+            return self._real(root(radicand, degree), radicand)
         if name == "pi":
             return +mp.pi
         if name == "infty":
             return mpf("inf")
-        if name in _FUNCTIONS or name in ("log", "lg"):
+        if name in FUNCTIONS or name in ("log", "lg"):
             return self._function(name)
         if name == "overline" or name == "angle":
             raise NoExpressionError(name)
-        if name in _GREEK:
+        if name in GREEK:
             return self._variable(name)
         raise NoExpressionError(f"\\{name}")
 
@@ -361,17 +309,19 @@ class Expression:
         exponent: Value | None = None
         if self._take("^"):
             exponent = self._group_signed()
+        angle, self._angle = self._angle, name in ("sin", "cos", "tan", "sec", "csc", "cot")
         argument = self._argument()
+        self._angle = angle
         if base is not None:
-            value = logarithm(argument, base)
+            value = self._real(logarithm(argument, base), argument, base)
         elif name == "sqrt":
-            value = root(argument, Fraction(2))
+            value = self._real(root(argument, Fraction(2)), argument)
         elif name == "abs":
             value = abs(argument)
         else:
             if exponent == -1 and name in ("sin", "cos", "tan"):
                 name, exponent = "arc" + name, None
-            value = _FUNCTIONS[name](number(argument))
+            value = self._real(FUNCTIONS[name](number(argument)), argument)
         return value if exponent is None else power(value, exponent)
 
     def _group_signed(self) -> Value:
@@ -381,26 +331,19 @@ class Expression:
 
     def _multiplies(self) -> bool:
         kind, text = self._peek()
-        return (kind in ("number", "name") and text not in _FUNCTIONS) or text == r"\pi"
+        return (kind in ("number", "name") and text not in FUNCTIONS) or text == r"\pi"
 
     def _argument(self) -> Value:
         """`(...)`, or the product that follows without a bracket: sin 2x."""
         if self._peek()[1] in ("(", "{", "["):
             return self._atom()
+        start = self.i
         value = self._power()
         while self._multiplies():
             value = mul(value, self._power())
         if self._peek()[1] == "/" and self._peek(1)[0] == "number":
+            if any(kind == "name" and text != "pi" for kind, text in self.tokens[start : self.i]):
+                raise NoExpressionError("sin x/2 says two things")
             self.i += 1
             value = div(value, self._power())
         return value
-
-
-def _letters(word: str) -> list[tuple[str, str]]:
-    """A run of letters: a function, or variables side by side."""
-    if word in _FUNCTIONS or word in ("log", "pi") or word in _GREEK:
-        return [("name", word)]
-    for name in sorted((*_FUNCTIONS, "log", "pi"), key=len, reverse=True):
-        if word.endswith(name) and len(word) <= len(name) + 2:
-            return [*(("name", c) for c in word[: -len(name)]), ("name", name)]
-    return [("name", c) for c in word]

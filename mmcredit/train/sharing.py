@@ -1,0 +1,135 @@
+"""Sampling and rewards of a run of several processes: each rank samples a share, rank 0 judges, all get everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmcredit.rewards.pool import RewardResult
+from mmcredit.rollout.engine import Request, Response
+from mmcredit.verifiers.background import Verified
+
+if TYPE_CHECKING:
+    from mmcredit.answers.item import RewardItem
+    from mmcredit.data.sample import Sample
+    from mmcredit.rewards.pool import RewardPool
+    from mmcredit.rollout.engine import RolloutEngine, Sampling
+    from mmcredit.rollouts import Rollouts
+    from mmcredit.verifiers.background import Verifying
+    from mmcredit.world import World
+
+
+class SharedEngine:
+    """A rollout engine per rank: requests are dealt out, the responses of all ranks come back in order.
+
+    A response is decided by its seed and not by the company in which it is sampled, so that any number of ranks draws
+    the same tokens (up to rounding in the engine). `whole`: around what reads the weights.
+    """
+
+    def __init__(self, inner: RolloutEngine, world: World, whole: Callable[[], AbstractContextManager[None]]) -> None:
+        self.inner, self.world, self.whole = inner, world, whole
+
+    @property
+    def hook(self) -> Any:
+        """The logits hook that a strategy sets."""
+        return self.inner.hook  # type: ignore[attr-defined]
+
+    @hook.setter
+    def hook(self, hook: Any) -> None:
+        self.inner.hook = hook  # type: ignore[attr-defined]
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """As `RolloutEngine.generate`, with the same requests on every rank."""
+        owners = _deal(requests, self.world.size)
+        numbered = [replace(request, tag=i) for i, request in enumerate(requests)]
+        mine = [request for request, owner in zip(numbered, owners, strict=True) if owner == self.world.rank]
+        with self.whole():
+            own = self.inner.generate(mine, sampling, progress) if mine else []
+        parts = self.world.gather([asdict(response) for response in own])
+        if progress is not None:
+            progress(sum(len(part) for rank, part in enumerate(parts) if rank != self.world.rank))
+        found = sorted((Response(**r) for part in parts for r in part), key=lambda r: (r.tag, r.member))
+        return [replace(response, tag=requests[response.tag].tag) for response in found]
+
+    def sync(self) -> None:
+        """Take over the policy's present weights."""
+        with self.whole():
+            self.inner.sync()
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        self.inner.close()
+
+
+def _deal(requests: Sequence[Request], size: int) -> list[int]:
+    """The rank of each request: the longest work first, to the rank that has least."""
+    loads, owners = [0] * size, [0] * len(requests)
+    work = [len(r.seeds) * (1 + len(r.prompt) + len(r.prefix)) for r in requests]
+    for i in sorted(range(len(requests)), key=lambda i: (-work[i], i)):
+        owners[i] = loads.index(min(loads))
+        loads[owners[i]] += work[i]
+    return owners
+
+
+class SharedPool:
+    """The reward workers of rank 0, asked once for all ranks: a judge is paid once, a slow reward times out for all."""
+
+    def __init__(self, inner: RewardPool, world: World) -> None:
+        self.inner, self.world = inner, world
+        self.names, self.rewards = inner.names, inner.rewards
+
+    def score(self, items: Sequence[RewardItem]) -> RewardResult:
+        """As `RewardPool.score`, with the same items on every rank."""
+        return RewardResult(**self.world.from_first(lambda: asdict(self.inner.score(items))))
+
+    def close(self) -> None:
+        """Kill the workers."""
+        self.inner.close()
+
+
+class SharedVerifying:
+    """The verifiers of rank 0, asked once for all; their signals reach every rank, verdicts stay with the files."""
+
+    def __init__(self, inner: Verifying, world: World, used: bool) -> None:
+        """`used`: whether the run has verifiers; on other ranks than 0 `inner` holds none."""
+        self.inner, self.world, self.used = inner, world, used
+
+    def __bool__(self) -> bool:
+        return self.used
+
+    def begin(self) -> None:
+        """As `Verifying.begin`."""
+        self.inner.begin()
+
+    def ask(self, rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> None:
+        """As `Verifying.ask`."""
+        self.inner.ask(rollouts, samples, texts)
+
+    def collect(self, rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> Verified:
+        """As `Verifying.collect`, with the same batch on every rank."""
+        own: list[Verified] = []
+
+        def ask() -> dict[str, Any]:
+            own.append(self.inner.collect(rollouts, samples, texts))
+            signals = {n: [str(v.dtype).removeprefix("torch."), v.tolist()] for n, v in own[0].signals.items()}
+            return {"signals": signals, "metrics": own[0].metrics, "spent": own[0].spent, "alarms": own[0].alarms}
+
+        found = self.world.from_first(ask)
+        if own:
+            return own[0]
+        device = rollouts.tokens.device
+        signals = {
+            name: torch.tensor(values, dtype=getattr(torch, dtype), device=device)
+            for name, (dtype, values) in found.pop("signals").items()
+        }
+        return Verified(signals=signals, verdicts={}, **found)
+
+    def close(self) -> None:
+        """As `Verifying.close`."""
+        self.inner.close()

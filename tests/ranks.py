@@ -1,0 +1,36 @@
+"""Runs of several processes for tests: `launch` starts this file on N ranks, which go through a list of scenarios."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def launch(folder: Path, scenarios: list[dict[str, Any]], ranks: int, timeout: float = 600) -> None:
+    """Run scenarios (name -> config as plain data, resume) one after the other on `ranks` processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = folder / "scenarios.json"
+    plan.write_text(json.dumps(scenarios))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), __file__, str(plan)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=timeout, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-2000:]
+
+
+def _main(plan: Path) -> None:
+    from mmcredit import config
+    from mmcredit.train.loop import Trainer
+
+    for scenario in json.loads(plan.read_text()):
+        trainer = Trainer(config.parse(scenario["config"]), resume=scenario.get("resume", False))
+        trainer.run()
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

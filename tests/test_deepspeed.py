@@ -1,0 +1,108 @@
+"""DeepSpeed on real processes against the local engine: the same numbers, whatever is spread over how many ranks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import launch
+from runs import metrics, settings
+from safetensors.torch import load_file
+
+from mmcredit import config
+from mmcredit.train.loop import Trainer
+
+pytest.importorskip("deepspeed", reason="the extra deepspeed is not installed")
+
+METHODS: dict[str, dict[str, Any]] = {
+    "grpo": {"credit": ["grpo"]},
+    "pgpo": {"credit": ["grpo", {"pgpo": {}}]},
+    "dcpo": {"credit": ["dcpo"], "objective": {"clip": {"dcpo": {}}}},
+    "hapo": {"credit": ["hapo"], "train__mini_batches": 2},
+    "tempo": {"credit": ["tempo"]},
+    "roma": {"credit": ["grpo"], "objective": {"regularizers": [{"roma": {"kl": 0.01, "aux": 0.1, "views": 2}}]}},
+    "dynamic": {"credit": ["grpo"], "rollout__strategies": ["dynamic_sampling"]},
+}
+
+
+def plan(tmp_path: Path, name: str, engine: Any, **changes: Any) -> dict[str, Any]:
+    run = {"run__dir": str(tmp_path / name), "run__steps": 2, "train__engine": engine, "checkpoint__final": True}
+    run |= {"train__learning_rate": 1e-5}
+    return settings(tmp_path, **(run | changes))
+
+
+def local(tmp_path: Path, name: str, **changes: Any) -> Path:
+    found = plan(tmp_path, name, "local", **changes)
+    Trainer(config.parse(found)).run()
+    return Path(found["run"]["dir"])
+
+
+def compare(one: Path, other: Path, tolerance: float = 1e-6, weights: float = 2e-6) -> None:
+    """Metrics and weights of two runs. AdamW divides a gradient by its size: where that is no more than rounding, a
+    weight may differ by a good part of the learning rate (1e-5) if gradients were added up in another order."""
+    for mine, theirs in zip(metrics(one), metrics(other), strict=True):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            if isinstance(value, float):
+                assert theirs[key] == pytest.approx(value, rel=20 * tolerance, abs=tolerance), (other.name, key)
+    compare_weights(one, other, weights)
+
+
+def compare_weights(one: Path, other: Path, weights: float = 2e-6) -> None:
+    """The saved models of two runs."""
+    mine, theirs = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        assert float((value - theirs[key]).abs().max()) < weights, (other.name, key)
+
+
+def test_methods_give_the_numbers_of_one_process(tmp_path: Path) -> None:
+    scenarios = []
+    for name, changes in METHODS.items():
+        local(tmp_path, f"{name}-local", **changes)
+        scenarios.append({"config": plan(tmp_path, f"{name}-2", "deepspeed", **changes)})
+    launch(tmp_path / "two", scenarios, 2)
+    for name in METHODS:
+        compare(tmp_path / f"{name}-local", tmp_path / f"{name}-2")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_zero_stages_give_the_same_weights(tmp_path: Path, ranks: int) -> None:
+    # A trained tower, text and image prompts beside each other, micro-batches of one response.
+    mixed = {"run__steps": 5, "train__token_budget": 1, "train__max_grad_norm": 0.1, "train__weight_decay": 0.1}
+    local(tmp_path, "local", **mixed)
+    stages = [{"deepspeed": {"stage": stage}} for stage in (0, 1, 2, 3)]
+    stages += [{"deepspeed": {"stage": 3, "offload_optimizer": True}}]
+    scenarios = [{"config": plan(tmp_path, f"stage{i}", stage, **mixed)} for i, stage in enumerate(stages)]
+    launch(tmp_path / "ranks", scenarios, ranks)
+    compare(tmp_path / "local", tmp_path / "stage0")
+    for i in range(1, len(stages)):
+        compare(tmp_path / "stage0", tmp_path / f"stage{i}", weights=1e-6)
+
+
+def test_a_checkpoint_goes_on_with_other_ranks_and_engines(tmp_path: Path) -> None:
+    changes = {"run__steps": 6, "checkpoint__every": 2, "checkpoint__keep": 9, "train__schedule": "linear"}
+    whole = local(tmp_path, "whole", **changes)
+
+    def leg(name: str, after: Path, step: int, engine: Any) -> dict[str, Any]:
+        """A run that goes on from the checkpoint of `step` of another."""
+        found = plan(tmp_path, name, engine, **changes)
+        folder = Path(found["run"]["dir"]) / "checkpoints"
+        folder.mkdir(parents=True)
+        shutil.copytree(after / "checkpoints" / f"step-{step:06d}", folder / f"step-{step:06d}")
+        return found
+
+    two = leg("two", whole, 2, "deepspeed")
+    three = plan(tmp_path, "three", {"deepspeed": {"stage": 3}}, **changes)
+    launch(tmp_path / "ranks", [{"config": two, "resume": True}, {"config": three}], 2)
+    compare_weights(whole, tmp_path / "two")
+    compare_weights(whole, tmp_path / "three")
+    one = leg("one", tmp_path / "three", 4, "local")
+    Trainer(config.parse(one), resume=True).run()
+    compare_weights(whole, tmp_path / "one")
+    again = leg("again", tmp_path / "one", 6, {"deepspeed": {"stage": 1}})
+    again["run"]["steps"] = 7
+    launch(tmp_path / "again", [{"config": again, "resume": True}], 2)
+    assert [row["step"] for row in metrics(tmp_path / "again")] == [6]
