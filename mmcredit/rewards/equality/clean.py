@@ -110,7 +110,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<=[\d}])\s*(k?)\s*\\Omega(?![A-Za-z])", r" \1Ω", text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*10\s*\^", r"\\times 10^", text)
     text = re.sub(r"\b([aApP])\.\s*([mM])\.?(?!\w)", r"\1\2", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)(?!\d*\})", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\(frac|binom)\s*(\d)\s*(\d)(?!\d*\})", r"\\\1{\2}{\3}", text)
     text = re.sub(r"\\frac\s*(\d|[a-zA-Z])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zA-Z])(?!\w*\})", r"\1{\2}", text)
     text = re.sub(r"\\frac\s*([a-zA-Z\d])\s*([a-zA-Z\d])", r"\\frac{\1}{\2}", text)
