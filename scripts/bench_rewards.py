@@ -130,8 +130,8 @@ def main() -> None:
         total = sum(count.values())
         lines += [
             "",
-            f"`math` on `{CORPORA[corpus].name}`: {count[False, True]} wrong paid, {count[True, False]} right unpaid of "
-            f"{total}.",
+            f"`math` on `{CORPORA[corpus].name}`: {count[False, True]} wrong paid, {count[True, False]} right unpaid "
+            f"of {total}.",
         ]
     lines += [
         "",
@@ -139,7 +139,7 @@ def main() -> None:
         "that showed was mended. Then 975 more pairs of kinds and spellings not seen before were written: 98.3 %, "
         "none paid wrongly, before anything was mended for them; they now stand in the second corpus.",
         "",
-        "By kind (wrong paid / right unpaid / pairs):",
+        "By kind (wrong paid / right unpaid):",
         "",
         "| kind | pairs | " + " | ".join(found) + " |",
         "|---|---|" + "---|" * len(found),
