@@ -146,7 +146,7 @@ def _in_order(listed: Node, pair: Node) -> bool:
 def _stated(equation: Node, other: Node) -> bool:
     """`x = 3` against `3`: the left side must only name what is given, or be worth the same."""
     *names, value = equation.parts
-    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value):
+    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value) & {"x", "y", "z"}:
         return False  # "y = 2x + 3" is a line, which 2x + 3 does not say
     if not all(named(name) or _worth(name, equation.parts[-1]) for name in names):
         return False

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from mmcredit.rewards.equality.dates import day
+from mmcredit.rewards.equality.spelled import spelled
 from mmcredit.rewards.equality.units import Unit, compound, product, read_unit
 from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 
@@ -54,15 +55,6 @@ _CALLED = re.compile(
 _OPERATORS = ("<=", ">=", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", "!=", "<", ">", "=")
 _OPEN, _CLOSE = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 _PIECE = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        (
-            "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-            "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-        )
-    )
-}  # fmt: skip
 _FUNCTION_WORDS = frozenset(
     (
         "sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "asin", "acos",
@@ -81,8 +73,9 @@ def read(text: str, depth: int = 0) -> Node:
         return Node("empty", text)
     if _REALS.fullmatch(text) or _REALS.fullmatch(lowered):
         return Node("tuple", text, (read(r"-\infty"), read(r"\infty")), "()")
-    if lowered in _NUMBER_WORDS:
-        return Node("quantity", _NUMBER_WORDS[lowered])
+    in_words = spelled(text)
+    if in_words is not None:
+        return Node("quantity", in_words)
     if re.fullmatch(r"\\mathbb\s*\{?R\}?\s*\^\s*\{?\+\}?", text):
         return Node("tuple", text, (read("0"), read(r"\infty")), "()")
     if re.fullmatch(r"(?:the )?(?:set of )?(?:all )?integers", lowered):
