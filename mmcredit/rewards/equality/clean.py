@@ -98,7 +98,8 @@ def clean(text: str) -> str:
         text = text.replace("$", " ")
     text = re.sub(r"\b(?:USD\s*|US(?=[¤$]))(?=[\d¤$])", lambda m: DOLLAR if "D" in m[0] else "", text)
     text = re.sub(r"\$(?=\s*-?[\d.])", DOLLAR, text).replace("$", " ")
-    text = text.replace("**", "^") if re.search(r"\w\s*\*\*\s*[\w({]", text) else text.replace("**", " ")
+    power = not text.lstrip().startswith("**") and re.search(r"[\w)}\]]\s*\*\*\s*[\w({-]", text)
+    text = text.replace("**", "^" if power else " ")
     text = re.sub(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|\{ \}|')(?=\d{3}(?!\d))", "", text)
     for _ in range(4):
         replaced = _TEXT_MACRO.sub(r" \1 ", text)
