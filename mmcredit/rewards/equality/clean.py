@@ -92,7 +92,8 @@ def clean(text: str) -> str:
     text = _SUBSCRIPTS.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
     text = "".join(_SIGNS.get(char, char) for char in text)
     text = unicodedata.normalize("NFKC", text).replace("−", "-").strip()
-    text = text.replace(r"\%", "%").replace(r"\$", DOLLAR).replace(r"\#", "#").replace(r"\_", "_").replace(r"\&", "and")
+    text = re.sub(r"(?<!\\)\\\$", DOLLAR, text)
+    text = text.replace(r"\%", "%").replace(r"\#", "#").replace(r"\_", "_").replace(r"\&", "and")
     text = re.sub(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|\$\$", " ", text)
     if text.count("$") % 2 == 0 and not re.match(r"\$\s*-?[\d.,]+\s*(?:and|or|,|;)\s*\$", text):
         text = text.replace("$", " ")
