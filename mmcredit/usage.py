@@ -39,7 +39,8 @@ def finish(top: argparse.ArgumentParser) -> None:
     top.formatter_class, top.epilog = HelpFormatter, FIRST_STEPS
     for words, command in commands(top):
         command.formatter_class = HelpFormatter
-        command.epilog = f"example:\n  {EXAMPLES[words]}" if words in EXAMPLES else None
+        if words in EXAMPLES:  # a command of another package brings its own
+            command.epilog = f"example:\n  {EXAMPLES[words]}"
 
 
 def commands(

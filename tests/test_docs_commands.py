@@ -10,7 +10,7 @@ import sys
 
 import benchmark_rows
 import pytest
-from docs_pages import ROOT, blocks, pages
+from docs_pages import ROOT, blocks, pages, prose
 from PIL import Image
 
 from mmcredit import usage
@@ -162,6 +162,26 @@ def test_what_the_pages_say_is_printed_is_printed(site):
             pattern = re.sub(r"(\\ )+", r"\\s+", pattern).replace(re.escape("..."), r"\S*")
             pattern = re.sub(r"[\d,]*\d(\\\.\d+)?", r"[-\\d.,e]+", pattern)
             assert re.search(pattern, output), f"{place}: {line!r} is not in\n{output}"
+
+
+def test_metrics_and_files_are_there(site):
+    """Metrics that the pages name are logged by the runs that they make; files of a run directory are in one."""
+    site.page(PAGES[-1])
+    runs = [path.parent for path in site.folder.glob("runs/*/metrics.jsonl")]
+    rows = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = {name for row in rows for name in row}
+    rooms = {name.partition("/")[0] for name in logged if "/" in name}
+    named = 0
+    for page in PAGES:
+        for word in re.findall(r"`([a-z_]+/[\w/*.]+)`", prose(ROOT / page)):
+            if word.partition("/")[0] in rooms and not (ROOT / word).exists():
+                pattern = re.sub(r"\\\*|[A-Z]{2,}|\\\.\\\.\\\.", ".+", re.escape(word))
+                assert any(re.fullmatch(pattern, name) for name in logged), f"{page}: no run logs {word}"
+                named += 1
+    assert named > 10
+    listed = re.findall(r"^\| (`.*?) \|", prose(ROOT / "docs" / "outputs.md"), re.MULTILINE)
+    for name in re.findall(r"`([^`]+)`", " ".join(listed)):
+        assert any(list(run.glob(name.rstrip("/"))) for run in runs), f"docs/outputs.md: no run left {name}"
 
 
 def test_no_more_is_left_out_than_must_be(site):

@@ -3,12 +3,12 @@
 import argparse
 import re
 
-import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
 import pytest
 import yaml
 from docs_pages import ROOT, blocks, pages, prose
 from pydantic import BaseModel
 
+import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
 from mmcredit import components, config, config_files
 from mmcredit.cli import parser
 
