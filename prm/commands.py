@@ -6,6 +6,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from mmcredit.usage import HelpFormatter
+
+EXAMPLES = {
+    "refine": "mmcredit refine easy_vqa_perceval --limit 100 --k 1,2,4",
+    "prm-evaluate": "mmcredit prm-evaluate --prm runs/prm --data '{spans: {path: runs/prm/test.jsonl}}'",
+    "prm-train": "mmcredit prm-train configs/prm/easy_vqa.yaml output=runs/prm",
+    "prm-serve": "mmcredit prm-serve models/my-prm --port 8000",
+}
+
 
 def add(actions: Any) -> None:
     """Add `refine`, `prm-evaluate`, `prm-train` and `prm-serve` to argparse's subparsers."""
@@ -68,7 +77,7 @@ def add(actions: Any) -> None:
         description="Make annotated responses (rollouts of a policy, minimal edits), filter and balance them, train a "
         "verifier on them, test it on held-out pictures (and on exchanged ones), and write its card.",
     )
-    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml")
+    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml output=runs/prm")
     train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
     _plugins(train)
     train.set_defaults(run=run_train)
@@ -86,6 +95,9 @@ def add(actions: Any) -> None:
     serve.add_argument("--max-model-len", type=int, default=32768, metavar="N", help="longest prompt and answer")
     serve.add_argument("arguments", nargs="*", metavar="...", help="after --: further arguments of `vllm serve`")
     serve.set_defaults(run=run_serve)
+    for name, example in EXAMPLES.items():
+        actions.choices[name].formatter_class = HelpFormatter
+        actions.choices[name].epilog = f"example:\n  {example}"
 
 
 def _plugins(action: Any) -> None:
