@@ -6,13 +6,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from mmcredit.usage import HelpFormatter
+from mmcredit.usage import end_with
 
+# Commands of docs/verifiers.md, which tests/test_docs_commands.py runs.
 EXAMPLES = {
-    "refine": "mmcredit refine easy_vqa_perceval --limit 100 --k 1,2,4",
-    "prm-evaluate": "mmcredit prm-evaluate --prm runs/prm --data '{spans: {path: runs/prm/test.jsonl}}'",
-    "prm-train": "mmcredit prm-train configs/prm/easy_vqa.yaml output=runs/prm",
-    "prm-serve": "mmcredit prm-serve models/my-prm --port 8000",
+    "refine": "mmcredit refine easy_vqa --policy runs/perceval/model --prm easy_vqa_oracle --limit 40 --k 1,2,4",
+    "prm-train": "mmcredit prm-train configs/prm/easy_vqa.yaml",
+    "prm-evaluate": "mmcredit prm-evaluate --prm runs/prm-easy-vqa "
+    '--data "{spans: {path: runs/prm-easy-vqa/test.jsonl}}"',
+    "prm-serve": "mmcredit prm-serve models/perceval --port 8000 --name perceval",
 }
 
 
@@ -77,7 +79,7 @@ def add(actions: Any) -> None:
         description="Make annotated responses (rollouts of a policy, minimal edits), filter and balance them, train a "
         "verifier on them, test it on held-out pictures (and on exchanged ones), and write its card.",
     )
-    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml output=runs/prm")
+    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml")
     train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
     _plugins(train)
     train.set_defaults(run=run_train)
@@ -96,8 +98,7 @@ def add(actions: Any) -> None:
     serve.add_argument("arguments", nargs="*", metavar="...", help="after --: further arguments of `vllm serve`")
     serve.set_defaults(run=run_serve)
     for name, example in EXAMPLES.items():
-        actions.choices[name].formatter_class = HelpFormatter
-        actions.choices[name].epilog = f"example:\n  {example}"
+        end_with(actions.choices[name], example)
 
 
 def _plugins(action: Any) -> None:
