@@ -141,6 +141,7 @@ def _memory(found: Preflight) -> Table:
 
 def _remedies(found: Preflight) -> Table:
     table = Table("settings that lower it", "by MiB", "")
+    table.columns[0].no_wrap = True
     table.columns[1].justify = "right"
     for remedy in found.remedies[:4]:
         table.add_row(remedy.setting, f"{remedy.saves:,.0f}", remedy.note)
