@@ -6,6 +6,17 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from mmcredit.usage import end_with
+
+# Commands of docs/verifiers.md, which tests/test_docs_commands.py runs.
+EXAMPLES = {
+    "refine": "mmcredit refine easy_vqa --policy runs/perceval/model --prm easy_vqa_oracle --limit 40 --k 1,2,4",
+    "prm-train": "mmcredit prm-train configs/prm/easy_vqa.yaml",
+    "prm-evaluate": "mmcredit prm-evaluate --prm runs/prm-easy-vqa "
+    '--data "{spans: {path: runs/prm-easy-vqa/test.jsonl}}"',
+    "prm-serve": "mmcredit prm-serve models/perceval --port 8000 --name perceval",
+}
+
 
 def add(actions: Any) -> None:
     """Add `refine`, `prm-evaluate`, `prm-train` and `prm-serve` to argparse's subparsers."""
@@ -86,6 +97,8 @@ def add(actions: Any) -> None:
     serve.add_argument("--max-model-len", type=int, default=32768, metavar="N", help="longest prompt and answer")
     serve.add_argument("arguments", nargs="*", metavar="...", help="after --: further arguments of `vllm serve`")
     serve.set_defaults(run=run_serve)
+    for name, example in EXAMPLES.items():
+        end_with(actions.choices[name], example)
 
 
 def _plugins(action: Any) -> None:

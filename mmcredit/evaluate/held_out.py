@@ -57,7 +57,7 @@ def evaluate_model(
             [policy.encode(s, config.data.max_prompt_tokens) for s in samples],
             evaluation_sampling(config),
             [evaluation_seeds(config, s.id) for s in samples],
-            lambda tokens: policy.tokenizer.decode(tokens, skip_special_tokens=True),
+            policy.decode,
             config.evaluate.reward or pool.names[0],
             progress,
             config.evaluate.chosen_k,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mmcredit.policy.chat_templates import set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
 
 BUILTIN = "builtin:"
@@ -75,6 +76,7 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
         tokenizer = processor.tokenizer
     else:
         tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    set_template(config.chat_template, tokenizer, processor, model)
     return prepare(model, config, seed), tokenizer, processor
 
 

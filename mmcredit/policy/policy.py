@@ -17,6 +17,7 @@ from mmcredit.data.sample import Sample
 from mmcredit.policy import agreement, batching, scores, shown
 from mmcredit.policy.attention_entropy import Recorder
 from mmcredit.policy.batching import MicroBatch, check_rollouts
+from mmcredit.policy.chat_templates import stop_strings
 from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.costs import Costs, ViewCost
 from mmcredit.policy.encode import PromptEncoder
@@ -69,14 +70,16 @@ class Policy:
             tokenizer,
             processor,
             self.body.base,
-            self.config.chat_template,
+            self.config.template_variables,
             self.config.pixel_cache_mb * 2**20,
             lambda media: load_image(media, self.media_limits),
             content_key,
+            self.config.path,
         )
         # A media placeholder in a response has no media behind it.
         self.suppressed_ids: tuple[int, ...] = tuple(sorted(set(self.body.kinds.values())))
         self.eos_token_ids: tuple[int, ...] = self._eos()
+        self.stop_strings: tuple[str, ...] = stop_strings(self._inner())  # end a response too
         self.reference: Body | None = None
         self.view_prompts: dict[str, MakePrompt] = {}
         self.costs = Costs()
@@ -119,6 +122,12 @@ class Policy:
         if prompt.media_keys:
             items(prompt)
         return prompt
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a response, without special tokens and without the stop string of the chat layout at its end."""
+        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        ends = [at for stop in self.stop_strings if (at := text.rfind(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:

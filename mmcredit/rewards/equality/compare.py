@@ -20,6 +20,7 @@ from mmcredit.rewards.equality.clean import clean
 from mmcredit.rewards.equality.dates import clock
 from mmcredit.rewards.equality.kinds import VARIABLE, Node, named, read
 from mmcredit.rewards.equality.points import proportional, same_value
+from mmcredit.rewards.equality.units import matched
 from mmcredit.rewards.equality.value import Expression
 
 LONGEST = 3000  # characters of an answer; a longer one is compared as text only
@@ -90,6 +91,9 @@ def same(a: Node, b: Node) -> bool:
             return x.width == 1 and y.sort == "()" and _each_same(x.items, y.items)
         if x.kind == "union" and y.kind == "tuple" and len(x.items) == 1:
             return same(x.items[0], y)
+        if x.kind == "inequality" and y.kind == "tuple" and len(x.parts) == len(y.parts) == 2:
+            closed = "<=" if set("[]") & set(y.sort) else "<"
+            return len(_variables("-".join(x.parts))) > 1 and _inequalities(x, replace(y, sort=closed))
         if x.kind == "words" and y.kind == "quantity" and x.unit is None and y.unit is None:
             return bool(_spelt(x.text)) and _spelt(x.text) == _spelt(y.text)
     return False
@@ -142,7 +146,7 @@ def _in_order(listed: Node, pair: Node) -> bool:
 def _stated(equation: Node, other: Node) -> bool:
     """`x = 3` against `3`: the left side must only name what is given, or be worth the same."""
     *names, value = equation.parts
-    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value):
+    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value) & {"x", "y", "z"}:
         return False  # "y = 2x + 3" is a line, which 2x + 3 does not say
     if not all(named(name) or _worth(name, equation.parts[-1]) for name in names):
         return False
@@ -250,7 +254,7 @@ def _quantities(a: Node, b: Node) -> bool:
         x, y = (a, b) if a.percent else (b, a)
         return y.unit is None and _values(f"({x.text})/100", y.text)
     if a.unit is not None and b.unit is not None:
-        (first, one), (second, other) = a.unit, b.unit
+        (first, one), (second, other) = matched(a.unit, b.unit)
         if first != second:
             return False
         return _values(a.text, b.text) if one == other else _values(_times(a.text, one), _times(b.text, other))
@@ -273,8 +277,12 @@ def _values(a: str, b: str) -> bool:
         return False
     try:
         return same_value(a, b) or _rounded(a, b)
-    except NoExpressionError:
-        return False
+    except NoExpressionError:  # an integral, a sum, a set: compared as written
+        return _unbraced(a) == _unbraced(b)
+
+
+def _unbraced(text: str) -> str:
+    return re.sub(r"\{(\w)\}", r"\1 ", text).replace(" ", "")
 
 
 def _in_base(match: re.Match[str]) -> tuple[str, str]:
