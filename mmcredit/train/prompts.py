@@ -40,7 +40,7 @@ class PromptStream:
                 (index,) = self.order.next_batch()
                 sample_id = f"number {index}"
                 sample = self.samples[index]
-                sample_id = sample.id
+                sample_id = sample.name
                 taken.append((sample, self.encode(sample)))
                 refused = 0
             except UnsupportedModel:
