@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmcredit.components import build
 from mmcredit.data.audit import Audit, unread_media
 from mmcredit.prepare import held_out_samples, load_samples, make_pool
 from mmcredit.rollout.volume import Volume, sampled
@@ -203,6 +204,11 @@ def _memory(config: RunConfig, policy: Policy, found: Preflight, start: Start | 
     found.memory = memory.estimate(shape, sizes)
     found.remedies = memory.remedies(shape, sizes, config)
     found.free = free_memory(policy.device)
+    if build("train_engine", config.train.engine).name != "local":
+        found.notes.append(
+            "the memory is that of one process that shares nothing: ZeRO divides the optimizer state, and with its "
+            "stages gradients and weights, by the number of processes"
+        )
     word = memory.verdict(found.memory, found.free, found.remedies)
     if word is not None:
         found.warnings.append(word)

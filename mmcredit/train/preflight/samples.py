@@ -114,8 +114,7 @@ def read_set(
 
 
 def _one(report: SetReport, samples: Sequence[Sample], index: int, policy: Policy, max_tokens: int | None) -> None:
-    named = getattr(samples, "name", None)
-    name = str(named(index)) if callable(named) else f"number {index}"
+    name = _name(samples, index)
     try:
         sample = samples[index]
         name = sample.name
@@ -127,6 +126,15 @@ def _one(report: SetReport, samples: Sequence[Sample], index: int, policy: Polic
         _refuse(report, error, name)
         return
     _accept(report, sample, prompt, policy)
+
+
+def _name(samples: Sequence[Sample], index: int) -> str:
+    """What to call a sample before it is read."""
+    for known in ("name", "id"):
+        named = getattr(samples, known, None)
+        if callable(named):
+            return str(named(index))
+    return f"number {index}"
 
 
 def _accept(report: SetReport, sample: Sample, prompt: Prompt, policy: Policy) -> None:
