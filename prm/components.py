@@ -163,13 +163,20 @@ class LocalVerifierComponent(CachedVerifierComponent):
     def model_backend(self, context: RunContext) -> Backend:
         from prm.local import LocalVerifier
 
+        assert isinstance(self.model, ModelConfig)
         return LocalVerifier.load(
-            self.model,
+            self.model.model_copy(update={"path": asset(self.model.path)}),
             context.media,
             layout=self.layout,
             max_new_tokens=self.max_new_tokens,
             batch=self.batch,
         )
+
+
+def asset(path: str) -> str:
+    """A model path; `builtin:NAME` may name a verifier that ships with this package."""
+    shipped = Path(__file__).parent / "assets" / path.removeprefix("builtin:")
+    return str(shipped) if path.startswith("builtin:") and shipped.is_dir() else path
 
 
 @register("verifier", "random_spans")

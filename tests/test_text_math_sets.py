@@ -270,7 +270,9 @@ def test_wrong_columns_name_file_row_and_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", [{"prompt": "1+1?", "answer": "2"}])
     with pytest.raises(ValueError, match=r"x\.jsonl:1: gsm8k has its question in column question, .*: prompt, answer"):
         load("gsm8k", path)
-    with pytest.raises(ValueError, match=r"y\.jsonl:1: math has its answer in column answer or solution.*there: problem"):
+    with pytest.raises(
+        ValueError, match=r"y\.jsonl:1: math has its answer in column answer or solution.*there: problem"
+    ):
         load("math", write(tmp_path / "y.jsonl", [{"problem": "1+1?"}]))
     rows = [
         GSM8K[0],

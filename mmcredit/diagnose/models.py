@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.dropped import Dropped, reason_of
+from mmcredit.data.sample import name_at
 from mmcredit.policy.load import resolve_path
 from mmcredit.policy.policy import Policy
 
@@ -84,10 +85,10 @@ def questions(run: RunConfig, policy: Policy, limit: int | None) -> tuple[list[S
     prompts: list[Prompt] = []
     dropped = Dropped()
     for i in range(count):
-        name = f"number {i}"
+        name = name_at(samples, i)
         try:
             sample = samples[i]
-            name = sample.id
+            name = sample.name
             prompts.append(policy.encode(sample, run.data.max_prompt_tokens))
             usable.append(sample)
         except ValueError as error:

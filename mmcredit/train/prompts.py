@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.dropped import Dropped, reason_of
 from mmcredit.data.order import PromptOrder
+from mmcredit.data.sample import name_at
 from mmcredit.policy.vision import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ class PromptStream:
         refused = 0
         last = ""
         while len(taken) < count:
-            sample_id = ""
+            name = ""
             try:
                 (index,) = self.order.next_batch()
-                sample_id = f"number {index}"
+                name = name_at(self.samples, index)
                 sample = self.samples[index]
-                sample_id = sample.name
+                name = sample.name
                 taken.append((sample, self.encode(sample)))
                 refused = 0
             except UnsupportedModel:
@@ -48,9 +49,9 @@ class PromptStream:
             except ValueError as error:
                 refused += 1
                 last = str(error)
-                self.dropped.add(reason_of(error), sample_id)
+                self.dropped.add(reason_of(error), name)
                 if self.report is not None:
-                    self.report(reason_of(error), sample_id, last)
+                    self.report(reason_of(error), name, last)
                 if refused >= len(self.samples):
                     raise RuntimeError(
                         f"none of the {len(self.samples)} training samples is usable; the last refusal: {last}"

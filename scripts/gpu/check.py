@@ -202,7 +202,7 @@ def methods(shape: Shape, device: torch.device, repeats: int) -> None:
     """Score passes, credit and update of vision methods on the same rollouts."""
     dtype = "bfloat16" if device.type == "cuda" else "float32"
     print(
-    print("\n## Methods\n\nThe same model, image:response 4:1, shared layout; score passes, credit and update.\n")
+        print("\n## Methods\n\nThe same model, image:response 4:1, shared layout; score passes, credit and update.\n")
     )
     print("method | score s | credit + update s | both, over GRPO's update | peak MiB")
     print("---|---|---|---|---")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmcredit.data.dropped import Dropped, reason_of
+from mmcredit.data.sample import name_at
 from mmcredit.policy.vision import UnsupportedModel
 from mmcredit.policy.wording import as_read
 
@@ -114,7 +115,7 @@ def read_set(
 
 
 def _one(report: SetReport, samples: Sequence[Sample], index: int, policy: Policy, max_tokens: int | None) -> None:
-    name = _name(samples, index)
+    name = name_at(samples, index)
     try:
         sample = samples[index]
         name = sample.name
@@ -126,15 +127,6 @@ def _one(report: SetReport, samples: Sequence[Sample], index: int, policy: Polic
         _refuse(report, error, name)
         return
     _accept(report, sample, prompt, policy)
-
-
-def _name(samples: Sequence[Sample], index: int) -> str:
-    """What to call a sample before it is read."""
-    for known in ("name", "id"):
-        named = getattr(samples, known, None)
-        if callable(named):
-            return str(named(index))
-    return f"number {index}"
 
 
 def _accept(report: SetReport, sample: Sample, prompt: Prompt, policy: Policy) -> None:
