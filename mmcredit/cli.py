@@ -65,9 +65,8 @@ def parser(more: bool = True) -> ArgumentParser:
         help="preflight: what a run would drop, need, and trip over",
         description="Read samples of data.train and data.evaluate through the real processor and the real rewards: one "
         "prompt as the model reads it, what would be dropped and why, references that no response can be paid for, "
-        "what a step samples, and the memory it takes.",
-        epilog="exit code: 0 if a run can start (warnings included), 1 if an error was found that stops it or makes it "
-        "useless, 2 for a wrong command or config",
+        "what a step samples, and the memory it takes. Exit code: 0 if a run can start (warnings included), 1 if an "
+        "error was found that stops it or makes it useless, 2 for a wrong command or config.",
     )
     _config(check)
     check.add_argument(

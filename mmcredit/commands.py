@@ -42,6 +42,7 @@ def train(options: Namespace) -> int:
         trainer = Trainer(run, resume=options.resume, progress=Progress(console))
     if not trainer.world.writes:
         trainer.run()
+        trainer.world.leave()
         return 0
     names = " + ".join(method.name for method in trainer.parts.pipeline.methods)
     console.print(
@@ -50,6 +51,7 @@ def train(options: Namespace) -> int:
         highlight=False,
     )
     outcome = trainer.run()
+    trainer.world.leave()
     if outcome.before is not None and outcome.after is not None and outcome.gain is not None:
         table = Table("held-out accuracy", "value", "95 % interval", "questions")
         for name, interval in (

@@ -81,7 +81,9 @@ class ObjectiveBlock(Block):
 class TrainBlock(Block):
     """The update."""
 
-    engine: Entry = Field("local", description="training engine: local, or deepspeed for several processes")
+    engine: Annotated[Entry, Kind("train_engine")] = Field(
+        "local", description="training engine: local, or deepspeed for several processes"
+    )
     mini_batches: int = Field(1, ge=1, description="optimizer steps per epoch over a rollout batch")
     epochs: int = Field(1, ge=1, description="times a rollout batch is gone through")
     token_budget: int = Field(16384, ge=1, description="tokens of one micro-batch, visual ones included")

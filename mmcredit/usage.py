@@ -10,6 +10,7 @@ EXAMPLES = {
     "methods": "mmcredit methods pgpo",
     "check": "mmcredit check easy_vqa --samples 50",
     "train": "mmcredit train easy_vqa run.dir=runs/mine run.steps=20 evaluate.limit=200 log.rollouts_every=10",
+    "launch": "mmcredit launch easy_vqa --processes 2 train.engine=deepspeed run.dir=runs/two run.steps=20",
     "report": "mmcredit report runs/mine",
     "evaluate": "mmcredit evaluate easy_vqa --model runs/mine/model --limit 200",
     "replay": 'mmcredit replay runs/mine --methods "tempo, pgpo, {pgpo: {tau: 0.2}}, [rloo, forking_tokens]"',
@@ -38,8 +39,13 @@ def finish(top: argparse.ArgumentParser) -> None:
     """Give the help of each command its example."""
     top.formatter_class, top.epilog = HelpFormatter, FIRST_STEPS
     for words, command in commands(top):
-        command.formatter_class = HelpFormatter
-        command.epilog = f"example:\n  {EXAMPLES[words]}" if words in EXAMPLES else None
+        if words in EXAMPLES:
+            end_with(command, EXAMPLES[words])
+
+
+def end_with(command: argparse.ArgumentParser, example: str) -> None:
+    """End the help of one command with an example; for packages that add commands of their own."""
+    command.formatter_class, command.epilog = HelpFormatter, f"example:\n  {example}"
 
 
 def commands(

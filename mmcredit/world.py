@@ -53,7 +53,10 @@ class World:
         """Wait until every rank is here."""
 
     def close(self) -> None:
-        """Leave the group."""
+        """This run is over; the group stays, for another one."""
+
+    def leave(self) -> None:
+        """Leave the group for good, together with the other ranks."""
 
 
 ALONE = World()
@@ -68,14 +71,14 @@ class ProcessGroup(World):
     def __init__(
         self,
         around: Callable[[], AbstractContextManager[None]] = nullcontext,
-        leave: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = lambda: None,
     ) -> None:
-        """`around`: entered while this rank waits for others; `leave`: called when it leaves in good order."""
+        """`around`: entered while this rank waits for others; `done`: called when a run is over."""
         import torch.distributed as dist
 
         self.dist = dist
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._around, self._leave = around, leave
+        self._around, self._done = around, done
 
     def waiting(self) -> AbstractContextManager[None]:
         return self._around()
@@ -124,4 +127,9 @@ class ProcessGroup(World):
         self.any([True])
 
     def close(self) -> None:
-        self._leave()
+        self._done()
+
+    def leave(self) -> None:
+        if self.dist.is_initialized():
+            self.barrier()
+            self.dist.destroy_process_group()

@@ -16,8 +16,7 @@ from prm.spans import (
     Zone,
     build_mask,
     locate,
-    reference_token_spans,
-    token_spans,
+    to_token_spans,
     with_tokens,
 )
 from prm.verifier import Query, Verifier, query_of
@@ -119,8 +118,7 @@ def find(
         protected=protected,
         places=said.places,
     )
-    to_tokens = reference_token_spans if settings.mode == "retokenize" else token_spans
-    return with_tokens(located, to_tokens(located.spans, offsets))
+    return with_tokens(located, to_token_spans(located.spans, offsets, settings.mode))
 
 
 def needs_image(sample: Sample) -> str:

@@ -6,9 +6,20 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from mmcredit.usage import end_with
+
+# Commands of docs/verifiers.md, which tests/test_docs_commands.py runs.
+EXAMPLES = {
+    "refine": "mmcredit refine easy_vqa --policy runs/perceval/model --prm easy_vqa_oracle --limit 40 --k 1,2,4",
+    "prm-train": "mmcredit prm-train configs/prm/easy_vqa.yaml",
+    "prm-evaluate": "mmcredit prm-evaluate --prm runs/prm-easy-vqa "
+    '--data "{spans: {path: runs/prm-easy-vqa/test.jsonl}}"',
+    "prm-serve": "mmcredit prm-serve models/perceval --port 8000 --name perceval",
+}
+
 
 def add(actions: Any) -> None:
-    """Add `refine`, `prm-evaluate` and `prm-serve` to argparse's subparsers."""
+    """Add `refine`, `prm-evaluate`, `prm-train` and `prm-serve` to argparse's subparsers."""
     refine = actions.add_parser(
         "refine",
         help="test-time refinement: cut where a verifier flags, go on; beside voting and best-of-N",
@@ -41,6 +52,54 @@ def add(actions: Any) -> None:
     _plugins(refine)
     refine.set_defaults(run=run_refine)
 
+    evaluate = actions.add_parser(
+        "prm-evaluate",
+        help="how good a verifier is, on annotated responses",
+        description="Ask a verifier about annotated responses: token macro-IoU, precision, recall and F1 of spans, "
+        "accuracy and AUROC of responses, beside a verifier that flags nothing.",
+    )
+    evaluate.add_argument("--prm", required=True, metavar="R", help="verifier: name, {name: {...}}, or a model folder")
+    evaluate.add_argument(
+        "--data",
+        required=True,
+        metavar="{LOADER: {...}}",
+        help="mhal_detect, mhalo, mhalubench, rlhf_v, pope, chair, amber, spans; e.g. {pope: {path: p.json}}",
+    )
+    evaluate.add_argument("--tokenizer", metavar="PATH", help="tokens of the span measures (default: words)")
+    evaluate.add_argument("--images-root", type=Path, metavar="DIR", help="declared root of image files")
+    evaluate.add_argument("--exchange", action="store_true", help="also with each other's pictures")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="at most N samples")
+    evaluate.add_argument("-o", "--output", type=Path, default=Path("runs/prm-evaluate"), help="folder of the results")
+    _plugins(evaluate)
+    evaluate.set_defaults(run=run_evaluate)
+
+    train = actions.add_parser(
+        "prm-train",
+        help="train a verifier on annotated responses",
+        description="Make annotated responses (rollouts of a policy, minimal edits), filter and balance them, train a "
+        "verifier on them, test it on held-out pictures (and on exchanged ones), and write its card.",
+    )
+    train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml")
+    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    _plugins(train)
+    train.set_defaults(run=run_train)
+
+    serve = actions.add_parser(
+        "prm-serve",
+        help="serve a verifier model with vLLM, for the verifier prm_endpoint",
+        description="Start vLLM's OpenAI-compatible server for MODEL on a loopback port; needs the vllm environment.",
+    )
+    serve.add_argument("model", metavar="MODEL", help="model folder or hub id")
+    serve.add_argument("--port", type=int, default=8000, help="port (default 8000)")
+    serve.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1; others need --api-key-env)")
+    serve.add_argument("--name", default="prm", help="name it is asked by (default prm)")
+    serve.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's key")
+    serve.add_argument("--max-model-len", type=int, default=32768, metavar="N", help="longest prompt and answer")
+    serve.add_argument("arguments", nargs="*", metavar="...", help="after --: further arguments of `vllm serve`")
+    serve.set_defaults(run=run_serve)
+    for name, example in EXAMPLES.items():
+        end_with(actions.choices[name], example)
+
 
 def _plugins(action: Any) -> None:
     action.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="registers components")
@@ -49,5 +108,26 @@ def _plugins(action: Any) -> None:
 def run_refine(options: Namespace) -> int:
     """`mmcredit refine`."""
     from prm.refine_command import run
+
+    return run(options)
+
+
+def run_evaluate(options: Namespace) -> int:
+    """`mmcredit prm-evaluate`."""
+    from prm.evaluate_command import run
+
+    return run(options)
+
+
+def run_serve(options: Namespace) -> int:
+    """`mmcredit prm-serve`."""
+    from prm.serve import run
+
+    return run(options)
+
+
+def run_train(options: Namespace) -> int:
+    """`mmcredit prm-train`."""
+    from prm.train.command import run
 
     return run(options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mmcredit.policy.tokenisation import is_byte_level, symbol_bytes
 
@@ -95,6 +95,12 @@ class TokenOffsets:
         if ids and before != len(text):
             raise ValueError(f"the tokenizer decodes the ids to {text[-40:]!r}, which its pieces do not make up")
         return Offsets(text, tuple(spans))
+
+
+def token_offsets(ids: Sequence[int], tokenizer: Any, mode: Literal["sampled", "retokenize"] = "sampled") -> Offsets:
+    """Offsets of one response; for many, keep a `TokenOffsets`."""
+    both = TokenOffsets(tokenizer)
+    return both.sampled(ids) if mode == "sampled" else both.retokenised(ids)
 
 
 def _from_bytes(pieces: Sequence[bytes]) -> Offsets:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mmcredit.components import Needs, register
 from mmcredit.credit.base import CreditMethod, Step
+from prm.penalty import apply_span_penalty
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +52,7 @@ class Perceval(CreditMethod):
         before = credit.advantages
         if self.sign != "both":
             flagged = flagged & ((before > 0) if self.sign == "positive" else (before < 0))
-        size = before.abs() if self.a_min == 0 else before.abs().clamp(min=self.a_min)
-        after = torch.where(flagged, before - self.alpha * size, before)
+        after = apply_span_penalty(before, flagged, self.alpha, self.a_min)
         self._report(step, flagged, after, credit.loss_mask, rollouts)
         return credit.replace(advantages=after)
 

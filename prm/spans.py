@@ -191,11 +191,18 @@ def reference_token_spans(spans: Sequence[CharSpan | Range], offsets: Offsets) -
     return found
 
 
+def to_token_spans(
+    spans: Sequence[CharSpan | Range], offsets: Offsets, mode: Literal["sampled", "retokenize"] = "sampled"
+) -> list[Range]:
+    """[start, end) token indices per character span, by bytes or as the release has them."""
+    return reference_token_spans(spans, offsets) if mode == "retokenize" else token_spans(spans, offsets)
+
+
 def build_mask(spans: Sequence[Range], length: int) -> Tensor:
     """[length] bool: the union of token spans; ends are clamped to the row, spans that begin behind it are ignored."""
     mask = torch.zeros(length, dtype=torch.bool)
     for start, end in spans:
-        if 0 <= start < length:
+        if 0 <= start < min(end, length):  # the release pads ragged lists with -100
             mask[start : min(end, length)] = True
     return mask
 

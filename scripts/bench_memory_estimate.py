@@ -22,22 +22,32 @@ from bench_common import machine
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = ("evaluate.limit=64", "log.tensorboard=false", "log.samples_every=1", "run.threads=1")
 
+# An untrained answer differs in it from any other: every group has a signal, and every response is in the update.
+REWARD = """
+def vowels(item):
+    return sum(c in "aeiou" for c in item.response) / max(1, len(item.response))
+"""
+LIMIT = "at its limit"  # every response as long as it may be: what the estimate is made for
+
 # name: (config, overrides)
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tiny-qwen2_5-vl, easy_vqa": ("easy_vqa", ()),
-    "tiny-qwen2_5-vl, easy_vqa, small budget": ("easy_vqa", ("train.token_budget=2048",)),
-    "tiny-qwen2_5-vl, easy_vqa, checkpointing": ("easy_vqa", ("model.gradient_checkpointing=true",)),
+    f"tiny-qwen2_5-vl, easy_vqa, {LIMIT}": ("easy_vqa", ("rollout.sampling.min_new_tokens=48",)),
     "tiny-qwen3, text_math": ("text_math", ()),
+    f"tiny-qwen3, text_math, {LIMIT}": ("text_math", ("rollout.sampling.min_new_tokens=48",)),
     "SmolLM2-135M, sums": ("smollm2_sums", ()),
-    "SmolLM2-135M, sums, small budget": ("smollm2_sums", ("train.token_budget=512",)),
-    "SmolLM2-135M, sums, LoRA": ("smollm2_sums", ("model.lora={rank: 16}",)),
-    "SmolLM2-135M, sums, KL to a reference": (
+    f"SmolLM2-135M, sums, {LIMIT}": ("smollm2_sums", ("rollout.sampling.min_new_tokens=20",)),
+    f"SmolLM2-135M, sums, {LIMIT}, token_budget 512": (
         "smollm2_sums",
-        ("objective.regularizers=[{kl: {coef: 0.001}}]",),
+        ("rollout.sampling.min_new_tokens=20", "train.token_budget=512"),
     ),
-    "SmolLM2-135M, sums, longer answers": (
+    f"SmolLM2-135M, sums, {LIMIT}, checkpointing": (
         "smollm2_sums",
-        ("rollout.sampling={temperature: 1.0, max_new_tokens: 96, min_new_tokens: 90}",),
+        ("rollout.sampling.min_new_tokens=20", "model.gradient_checkpointing=true"),
+    ),
+    f"SmolLM2-135M, sums, {LIMIT}, LoRA": (
+        "smollm2_sums",
+        ("rollout.sampling.min_new_tokens=20", "model.lora={rank: 16}"),
     ),
 }
 
@@ -92,6 +102,10 @@ def main() -> None:
             words.append(f"model.path={options.smollm2.resolve()}")
         with tempfile.TemporaryDirectory() as folder:
             words.append(f"run.dir={folder}/run")
+            if LIMIT in name:
+                reward = Path(folder) / "reward.py"
+                reward.write_text(REWARD, encoding="utf-8")
+                words += [f"rewards=[{{function: {{path: {reward}:vowels}}}}]", "evaluate.reward=null"]
             expected = fresh(ESTIMATE, config, *words)
             peak = float(fresh(PEAK, config, *words)["peak"])  # type: ignore[arg-type]
         total = float(expected["total"])  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
-"""Answer rewards on the corpus of answer pairs: who pays for what is wrong, who does not pay for what is right.
+"""Answer rewards on two corpora of answer pairs: who pays for what is wrong, who does not pay for what is right.
 
     python scripts/bench_rewards.py --markdown benchmarks/rewards.md
 
-Beside ours: math-verify alone (`parse` of the boxed answer, then `verify`, as its page shows), if it is installed.
+Beside ours: math-verify alone (`parse` of the boxed answer, then `verify`, with its own time limits, as its page shows
+it), if it is installed. `--limit N` takes every k-th pair, so that about N are left.
 """
 
 from __future__ import annotations
@@ -13,115 +14,146 @@ import logging
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmcredit.answers.item import RewardItem
 from mmcredit.components import build
-from mmcredit.rewards.equality.clean import clean
-from mmcredit.rewards.equality.kinds import read
 
-CORPUS = Path(__file__).parents[1] / "tests" / "answer_pairs.jsonl"
-Verdict = Callable[[str, str], bool | None]
+TESTS = Path(__file__).parents[1] / "tests"
+CORPORA = {"pairs": TESTS / "answer_pairs.jsonl", "apart": TESTS / "answer_pairs_apart.jsonl"}
+OURS = ("math", "mathruler", "number", "exact_answer", "option", "latex_value")
+OTHER = "math-verify alone"
+Pair = dict[str, Any]
+Judge = Callable[[Pair], bool | None]
 
 
-def ours(name: str) -> Verdict:
-    """A reward of the registry, its answer in the place where it looks."""
+def ours(name: str) -> Judge:
+    """A reward of the registry, the answer in the place where it looks."""
     reward = build("reward", name)
-    reward.prepare()  # type: ignore[attr-defined]
+    reward.prepare()
     how = getattr(reward, "extract", "boxed")
 
-    def verdict(answer: str, reference: str) -> bool | None:
-        response = {"tag": f"<answer>{answer}</answer>", "boxed": rf"\boxed{{{answer}}}", "whole": answer}[how]
+    def judge(pair: Pair) -> bool | None:
+        if "response" in pair:
+            response = pair["response"]
+        else:
+            answer = pair["answer"]
+            response = {"tag": f"<answer>{answer}</answer>", "boxed": rf"\boxed{{{answer}}}", "whole": answer}[how]
         try:
-            value = reward([RewardItem(response, reference)])[0]  # type: ignore[operator]
+            value = reward([RewardItem(response, pair["reference"])])[0]
         except ValueError:  # a reference that this reward does not take
             return None
         return None if value is None else value == 1.0
 
-    return verdict
+    return judge
 
 
-def math_verify() -> Verdict:
+def math_verify() -> Judge:
     """math-verify as its documentation uses it."""
     from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
-    def verdict(answer: str, reference: str) -> bool | None:
-        gold = parse(rf"\boxed{{{reference}}}")
+    def judge(pair: Pair) -> bool | None:
+        gold = parse(rf"\boxed{{{pair['reference']}}}")
         if not gold:
             return None
-        return bool(verify(gold, parse(rf"\boxed{{{answer}}}")))
+        return bool(verify(gold, parse(pair.get("response", rf"\boxed{{{pair.get('answer')}}}"))))
 
-    return verdict
+    return judge
+
+
+def confusion(pairs: Sequence[Pair], verdicts: Sequence[bool | None]) -> dict[tuple[bool, bool | None], int]:
+    """How often (right or not, paid, not paid or no verdict) occurs."""
+    count: dict[tuple[bool, bool | None], int] = defaultdict(int)
+    for pair, verdict in zip(pairs, verdicts, strict=True):
+        count[pair["verdict"], verdict] += 1
+    return count
+
+
+def row(name: str, count: dict[tuple[bool, bool | None], int], spent: float) -> str:
+    """A line of the table of rewards."""
+    total = sum(count.values())
+    agree = count[True, True] + count[False, False]
+    return (
+        f"| {name} | {count[True, True]} | {count[True, False]} | {count[False, True]} | {count[False, False]} | "
+        f"{count[True, None] + count[False, None]} | {agree / total:.1%} | {1e6 * spent / total:,.0f} |"
+    )
 
 
 def main() -> None:
     """Print the tables, and write them with --markdown."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--markdown", type=Path)
+    options.add_argument("--limit", type=int)
     given = options.parse_args()
-    pairs = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
-    judges: dict[str, Verdict] = {
-        name: ours(name) for name in ("math", "mathruler", "number", "exact_answer", "option", "latex_value")
+    corpora = {
+        name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for name, path in CORPORA.items()
     }
+    if given.limit:
+        step = max(1, sum(map(len, corpora.values())) // given.limit)
+        corpora = {name: pairs[::step] for name, pairs in corpora.items()}
+    judges: dict[str, Judge] = {name: ours(name) for name in OURS}
     try:
-        judges["math-verify alone"] = math_verify()
+        judges[OTHER] = math_verify()
     except ImportError:
         print("math-verify is not installed: its row is left out")
-    right = sum(pair["same"] for pair in pairs)
+    everything = [pair for pairs in corpora.values() for pair in pairs]
+    right = sum(pair["verdict"] for pair in everything)
     lines = [
         "# Answer rewards on pairs of answers",
         "",
         f"`python scripts/bench_rewards.py --markdown benchmarks/rewards.md`; Python {platform.python_version()}, one "
-        f"core of a shared machine. {len(pairs)} pairs of `tests/answer_pairs.jsonl`: {right} say the same, "
-        f"{len(pairs) - right} do not, by the verdict of a person. A reward sees the answer where it looks "
-        "(a box or an answer tag). `number`, `exact_answer` and `option` are for numbers, for texts and for letters "
-        "only; `mathruler` is the published rule. "
-        "No verdict: the reward refuses the reference, an error in a run.",
+        f"core of a shared machine, process time. {len(everything)} pairs: {right} say the same, "
+        f"{len(everything) - right} do not. `tests/answer_pairs.jsonl` ({len(corpora['pairs'])}) was written beside "
+        f"the code of `math`, `tests/answer_pairs_apart.jsonl` ({len(corpora['apart'])}) without looking at it: "
+        "rewritings of a reference that are right, and changes that are wrong (a digit, a sign, a bracket, the order, "
+        "a unit, a part left out). The verdict is a strict mathematician's; the page of `math` says where answers that "
+        "look alike are not the same. A reward sees the answer where it looks (a box or an answer tag). `number`, "
+        "`exact_answer` and `option` are for numbers, for texts and for letters only; `mathruler` is MathRuler's "
+        "published rule. No verdict: the reward refuses the reference, an error in a run.",
         "",
-        "| reward | right, paid | right, unpaid | wrong, paid | wrong, unpaid | no verdict | agreement | ms a pair |",
+        "| reward | right, paid | right, unpaid | wrong, paid | wrong, unpaid | no verdict | agreement | µs a pair |",
         "|---|---|---|---|---|---|---|---|",
     ]
     found: dict[str, list[bool | None]] = {}
     for name, judge in judges.items():
-        began = time.perf_counter()
-        found[name] = [judge(pair["answer"], pair["reference"]) for pair in pairs]
-        spent = 1000 * (time.perf_counter() - began) / len(pairs)
-        count: dict[tuple[bool, bool | None], int] = defaultdict(int)
-        for pair, verdict in zip(pairs, found[name], strict=True):
-            count[pair["same"], verdict] += 1
-        agree = count[True, True] + count[False, False]
-        lines.append(
-            f"| {name} | {count[True, True]} | {count[True, False]} | {count[False, True]} | {count[False, False]} | "
-            f"{count[True, None] + count[False, None]} | {agree / len(pairs):.1%} | {spent:.2f} |"
-        )
+        began = time.process_time()
+        found[name] = [judge(pair) for pair in everything]
+        lines.append(row(name, confusion(everything, found[name]), time.process_time() - began))
+    first = len(corpora["pairs"])
+    for corpus, places in (("pairs", slice(0, first)), ("apart", slice(first, None))):
+        count = confusion(everything[places], found["math"][places])
+        total = sum(count.values())
+        lines += [
+            "",
+            f"`math` on `{CORPORA[corpus].name}`: {count[False, True]} wrong paid, {count[True, False]} right unpaid "
+            f"of {total}.",
+        ]
     lines += [
         "",
-        "`math` and the pairs grew together: the first set (`set: first`) was written beside the code, the second "
-        "before the code was run on it. Its first run on the second agreed on 368 of 372 with no wrong "
-        "answer paid; the four were mended.",
+        "When `math` met the second corpus first, it agreed on 97.2 % of 4,170 pairs with 40 wrong ones paid; what "
+        "that showed was mended. Then 975 more pairs of kinds and spellings not seen before were written: 98.3 %, "
+        "none paid wrongly, before anything was mended for them; they now stand in the second corpus.",
         "",
-        "By the kind that `math` takes the reference for (paid wrongly / not paid / pairs):",
+        "By kind (wrong paid / right unpaid):",
         "",
-        "| kind | math | math-verify alone | mathruler |",
-        "|---|---|---|---|",
+        "| kind | pairs | " + " | ".join(found) + " |",
+        "|---|---|" + "---|" * len(found),
     ]
     kinds: dict[str, list[int]] = defaultdict(list)
-    for i, pair in enumerate(pairs):
-        node = read(clean(pair["reference"]))
-        kinds[
-            "interval" if node.variable else "measured" if node.unit else "percent" if node.percent else node.kind
-        ].append(i)
-    for kind, places in sorted(kinds.items(), key=lambda item: -len(item[1])):
+    for i, pair in enumerate(everything):
+        kinds[pair["kind"]].append(i)
+    for kind, where in sorted(kinds.items(), key=lambda item: -len(item[1])):
         cells = []
-        for name in ("math", "math-verify alone", "mathruler"):
-            verdicts = [(pairs[i]["same"], found[name][i]) for i in places] if name in found else []
-            wrong = sum(v is True and not same for same, v in verdicts)
-            missed = sum(v is not True and same for same, v in verdicts)
-            cells.append(f"{wrong} / {missed} / {len(verdicts)}")
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+        for verdicts in found.values():
+            wrong = sum(verdicts[i] is True and not everything[i]["verdict"] for i in where)
+            missed = sum(verdicts[i] is not True and everything[i]["verdict"] for i in where)
+            cells.append(f"{wrong} / {missed}")
+        lines.append(f"| {kind} | {len(where)} | " + " | ".join(cells) + " |")
     text = "\n".join(lines) + "\n"
     print(text)
     if given.markdown:

@@ -16,14 +16,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prm.oracles import EasyVqaOracle
-from prm.spans import think_zone
-from prm.verifier import Query
-
 from mmcredit import config as run_config
 from mmcredit.answers.extract import last_tag
 from mmcredit.evaluate.held_out import evaluate_model
 from mmcredit.train.loop import Trainer
+from prm.oracles import EasyVqaOracle
+from prm.spans import think_zone
+from prm.verifier import Query
 
 ORACLE = "[easy_vqa_oracle]"
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -34,6 +33,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "perceval, a_min 1": (
         "credit=[grpo, {perceval: {alpha: 1.0, a_min: 1.0}}]",
         "verifiers=[{easy_vqa_oracle: {groups: all}}]",
+    ),
+    "random spans, a_min 1": (
+        "credit=[grpo, {perceval: {alpha: 1.0, a_min: 1.0}}]",
+        "verifiers=[{random_spans: {like: {easy_vqa_oracle: {}}, zone: think, groups: all}}]",
     ),
     "random spans, alpha 0.1": (
         "credit=[grpo, {perceval: {alpha: 0.1}}]",

@@ -32,8 +32,9 @@ def work(job: dict) -> int:
 
 
 def main() -> None:
-    import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
     import transformers  # noqa: F401
+
+    import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -214,7 +214,7 @@ def test_official_json_files(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "charts.jsonl", lines)
     charts = make("chartqa").load(file)
     assert [red(sample) for sample in charts] == [[42], [42]]
-    assert charts.id(0) == "chartqa/test/charts/0"
+    assert charts.id(0) == "chartqa/test/charts.jsonl:1"
 
 
 def test_the_hugging_face_cache_layout(tmp_path: Path) -> None:
@@ -240,40 +240,38 @@ def test_a_missing_column_names_file_row_and_column(tmp_path: Path, name: str) -
     data = PUBLISHED[name][2]()
     column = next(c for c in form.columns if c.required)
     lacking = [{k: v for k, v in row.items() if k not in (column.name, *column.aliases)} for row in data]
-    with pytest.raises(
-        ValueError, match=rf"{Path(PUBLISHED[name][0]).name}, row 0: {name} needs column '{column.name}'"
-    ):
+    with pytest.raises(ValueError, match=rf"{Path(PUBLISHED[name][0]).name}\[0\]: {name} needs column '{column.name}'"):
         published(tmp_path, name, lacking)
 
 
 @pytest.mark.parametrize(
     ("name", "row", "change", "message"),
     [
-        ("mathvista", 1, {"answer": None}, "row 1, column 'answer': a value is wanted, this one is None"),
+        ("mathvista", 1, {"answer": None}, r"\[1\], column 'answer': a value is wanted, this one is None"),
         (
             "mathvista",
             0,
             {"question_type": "multichoice"},
-            "row 0, column 'question_type'.*did you mean 'multi_choice'",
+            r"\[0\], column 'question_type'.*did you mean 'multi_choice'",
         ),
-        ("mathvista", 2, {"answer_type": "int"}, "row 2, column 'answer_type'"),
-        ("mathverse", 0, {"answer": "12"}, "row 0, column 'answer': a letter is wanted"),
-        ("mathverse", 2, {"question": ""}, "row 2, column 'question': empty"),
-        ("mathverse", 1, {"problem_version": "Text"}, "row 1, column 'problem_version'"),
-        ("wemath", 3, {"key": "4steps_1"}, "row 3, column 'key'"),
-        ("wemath", 3, {"answer": "(A)"}, "row 3, column 'answer'"),
-        ("mmmu", 1, {"question_type": "closed"}, "row 1, column 'question_type'"),
-        ("mmmu", 0, {"question": "See <image 9>."}, "row 0, column 'question': mentions image_9"),
-        ("mmmu", 0, {"options": "[]"}, "row 0, column 'options'"),
-        ("mmmu_pro", 0, {"options": ""}, "row 0, column 'options'"),
-        ("dynamath", 0, {"ground_truth": "four"}, "row 0, column 'ground_truth': a number is wanted"),
-        ("virl39k", 0, {"answer": "\\boxed{}"}, "row 0, column 'answer': an empty box"),
-        ("hallusionbench", 2, {"gt_answer": "2"}, "row 2, column 'gt_answer'"),
-        ("hallusionbench", 2, {"visual_input": "3"}, "row 2, column 'visual_input'"),
-        ("mmstar", 1, {"answer": "E"}, "row 1, column 'answer'"),
-        ("pope", 5, {"answer": "maybe"}, "row 5, column 'answer': yes or no is wanted"),
-        ("chartqa", 1, {"answer": "  "}, "row 1, column 'answer': a value is wanted"),
-        ("geometry3k", 0, {"problem": None}, "row 0, column 'problem'"),
+        ("mathvista", 2, {"answer_type": "int"}, r"\[2\], column 'answer_type'"),
+        ("mathverse", 0, {"answer": "12"}, r"\[0\], column 'answer': a letter is wanted"),
+        ("mathverse", 2, {"question": ""}, r"\[2\], column 'question': empty"),
+        ("mathverse", 1, {"problem_version": "Text"}, r"\[1\], column 'problem_version'"),
+        ("wemath", 3, {"key": "4steps_1"}, r"\[3\], column 'key'"),
+        ("wemath", 3, {"answer": "(A)"}, r"\[3\], column 'answer'"),
+        ("mmmu", 1, {"question_type": "closed"}, r"\[1\], column 'question_type'"),
+        ("mmmu", 0, {"question": "See <image 9>."}, r"\[0\], column 'question': mentions image_9"),
+        ("mmmu", 0, {"options": "[]"}, r"\[0\], column 'options'"),
+        ("mmmu_pro", 0, {"options": ""}, r"\[0\], column 'options'"),
+        ("dynamath", 0, {"ground_truth": "four"}, r"\[0\], column 'ground_truth': a number is wanted"),
+        ("virl39k", 0, {"answer": "\\boxed{}"}, r"\[0\], column 'answer': an empty box"),
+        ("hallusionbench", 2, {"gt_answer": "2"}, r"\[2\], column 'gt_answer'"),
+        ("hallusionbench", 2, {"visual_input": "3"}, r"\[2\], column 'visual_input'"),
+        ("mmstar", 1, {"answer": "E"}, r"\[1\], column 'answer'"),
+        ("pope", 5, {"answer": "maybe"}, r"\[5\], column 'answer': yes or no is wanted"),
+        ("chartqa", 1, {"answer": "  "}, r"\[1\], column 'answer': a value is wanted"),
+        ("geometry3k", 0, {"problem": None}, r"\[0\], column 'problem'"),
     ],
 )
 def test_wrong_values_name_file_row_and_column(
@@ -291,20 +289,18 @@ def test_nan_and_wrong_kinds_of_answers(tmp_path: Path) -> None:
         tmp_path / "a/test.parquet",
         [{**row, "answer": value} for row, value in zip(data, (1.5, float("nan")), strict=True)],
     )
-    with pytest.raises(ValueError, match=r"test.parquet, row 1, column 'answer': a value is wanted, this one is nan"):
+    with pytest.raises(ValueError, match=r"test.parquet\[1\], column 'answer': a value is wanted, this one is nan"):
         make("chartqa").load(file)
     numbers = parquet(tmp_path / "b/test.parquet", [{**row, "answer": 3} for row in data])
     assert make("chartqa").load(numbers)[0].answer == "3"
     lists = jsonl(tmp_path / "c/test.jsonl", [{**data[0], "image": "x.png", "answer": ["3"]}])
-    with pytest.raises(ValueError, match=r"test.jsonl, line 1, column 'answer': text or a number is wanted, got list"):
+    with pytest.raises(ValueError, match=r"test.jsonl:1, column 'answer': text or a number is wanted, got list"):
         make("chartqa").load(lists)
     gone = jsonl(
         tmp_path / "d/test.jsonl",
         [{**data[0], "image": "x.png"}, {"type": "human_test", "question": "?", "image": "x"}],
     )
-    with pytest.raises(
-        ValueError, match=r"test.jsonl, line 2, column 'answer': a value is wanted, this one is missing"
-    ):
+    with pytest.raises(ValueError, match=r"test.jsonl:2, column 'answer': a value is wanted, this one is missing"):
         make("chartqa").load(gone)
 
 
@@ -314,7 +310,7 @@ def test_missing_and_broken_pictures(tmp_path: Path) -> None:
     samples = published(tmp_path / "null", "chartqa", data)
     assert red(samples[0]) == [1]
     with pytest.raises(
-        ValueError, match=r"row 1, column 'image': a picture is wanted, this one is None \(sample chartqa/"
+        ValueError, match=r"\[1\], column 'image': a picture is wanted, this one is None \(sample chartqa/"
     ):
         samples[1]
     (tmp_path / "paths").mkdir()

@@ -53,7 +53,7 @@ def test_train_resume_report_check_and_evaluate(tmp_path):
 
     found = mmcredit("check", str(config), "--samples", "5")
     assert found.returncode == 0, found.stderr
-    for part in ("5 of 5", "prompt tokens", "memory, total"):
+    for part in ("5 of 5", "prompt tokens", "as the model reads it", "an ideal response", "memory at most", "total"):
         assert part in found.stdout
     answers = tmp_path / "answers.jsonl"
     model = str(tmp_path / "run" / "model")

@@ -172,7 +172,7 @@ def test_remap_at_whole_places_picks_pixels_and_mirrors_outside():
 
 
 def test_elastic_moves_by_about_a_pixel_and_is_smooth():
-    down, across = operator("elastic").draw((224, 224), 1, seeded(0))
+    down, across, _ = operator("elastic").draw((224, 224), 1, seeded(0))
     # Uniform +-1.12 has 0.647, smoothing with sigma 2.24 divides it by 2 sqrt(pi) 2.24, the strength is 12.5.
     for field in (down, across):
         assert field.std() == pytest.approx(0.647 / (2 * np.pi**0.5 * 2.24) * 12.5, rel=0.1)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmcredit.data.columns import Columns
+from mmcredit.data.columns import Columns, media_like
 from mmcredit.data.conventions import Reading, to_sample
+from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample
 from mmcredit.data.templates import compile_template
@@ -37,7 +38,7 @@ def text(value: str) -> dict[str, str]:
 
 
 def read(row: Mapping[str, Any], root: Path | None = None, **options: Any) -> Sample:
-    return to_sample(row, "set/3", Reading(limits=MediaLimits(root=root), **options), "set.jsonl, line 4")
+    return to_sample(row, "set/3", Reading(limits=MediaLimits(root=root), **options), "set.jsonl:4")
 
 
 def colors(sample: Sample) -> list[tuple[int, ...]]:
@@ -66,7 +67,7 @@ def test_trl_conversational_prompt_with_one_image() -> None:
         {"role": "user", "content": [IMAGE, text("Which colour?")]},
     )
     assert colors(sample) == [RED]
-    assert sample.media[0].name == "'red.png' of sample set/3"
+    assert sample.media[0].name == "'red.png' of sample set/3 (set.jsonl:4)"
 
 
 def test_trl_images_go_to_the_front_of_the_first_user_turn() -> None:
@@ -196,23 +197,38 @@ def test_verl_row() -> None:
 # --- literal placeholders
 
 
-def test_literal_placeholder_in_a_text_row_is_ordinary_text() -> None:
-    for images in ({}, {"images": []}, {"images": None}, {"image": ""}):
-        sample = read({"prompt": "What does the <image> tag, <video> or <|image_pad|> do?", **images})
-        assert sample.messages == (
-            {"role": "user", "content": "What does the <image> tag, <video> or <|image_pad|> do?"},
-        )
-        assert sample.media == ()
+@pytest.mark.parametrize("images", [{}, {"images": []}, {"images": None}, {"image": ""}, {"images": float("nan")}])
+def test_placeholder_without_an_image_is_an_error_that_names_the_columns(images: dict[str, Any]) -> None:
+    row = {"prompt": "What colour is it? <image>", "image_path": "scenes/7.png", "answer": "red", **images}
+    with pytest.raises(UnusableSample) as caught:
+        read(row)
+    assert caught.value.reason == "placeholder without media"
+    said = str(caught.value)
+    assert "sample set/3 (set.jsonl:4), column 'prompt': the text has 1 <image> placeholders" in said
+    assert f"columns there: {', '.join(row)}; 'image_path' may hold them: name it in columns.images" in said
+    assert "literal_placeholders: true" in said
 
 
-def test_literal_video_in_an_image_row_is_ordinary_text() -> None:
-    sample = read({"prompt": "<image> no <video> here", "images": [encode(RED)]})
-    assert sample.messages[0]["content"] == [IMAGE, text(" no <video> here")]
+def test_columns_that_may_hold_the_image_are_told_by_their_values() -> None:
+    for value in (encode(RED), {"bytes": encode(RED), "path": None}, ["a.JPEG", "b.webp"], "data:image/png;base64,xx"):
+        assert media_like({"pic": value, "note": "a red.png b", "n": 3, "empty": [], "text": "see a.png."}) == ["pic"]
 
 
-def test_literal_placeholder_beside_an_image_part_is_ordinary_text() -> None:
+def test_literal_placeholders_are_words_where_the_source_says_so() -> None:
+    asked = "What does the <image> tag, <video> or <|image_pad|> do?"
+    sample = read({"prompt": asked}, literal_placeholders=True)
+    assert (sample.messages, sample.media) == (({"role": "user", "content": asked},), ())
+    shown = read({"prompt": asked, "images": [encode(RED)]}, literal_placeholders=True)
+    assert shown.messages[0]["content"] == [IMAGE, text(asked)]
+
+
+def test_placeholders_of_another_kind_or_beside_parts_are_errors() -> None:
+    with pytest.raises(UnusableSample, match="1 <video> placeholders, but the row gives no video"):
+        read({"prompt": "<image> no <video> here", "images": [encode(RED)]})
     row = {"prompt": [{"role": "user", "content": [IMAGE, text("the <image> tag")]}], "images": [encode(RED)]}
-    assert read(row).messages[0]["content"] == [IMAGE, text("the <image> tag")]
+    with pytest.raises(UnusableSample, match="1 <image> placeholders beside 1 image parts"):
+        read(row)
+    assert read(row, literal_placeholders=True).messages[0]["content"] == [IMAGE, text("the <image> tag")]
 
 
 @pytest.mark.parametrize(
@@ -227,11 +243,11 @@ def test_literal_placeholder_beside_an_image_part_is_ordinary_text() -> None:
             1,
             "0 image parts without content and 1 with it, the columns give 1",
         ),
-        ([{"role": "assistant", "content": "a"}], 1, "no user turn for the 1 media"),
+        ([{"role": "assistant", "content": "a"}], 1, "no user turn with content (turns there: none)"),
     ],
 )
 def test_counts_that_do_not_match_name_sample_and_counts(prompt: Any, images: int, message: str) -> None:
-    with pytest.raises(ValueError, match=r"sample set/3 \(set\.jsonl, line 4\)") as caught:
+    with pytest.raises(ValueError, match=r"sample set/3 \(set\.jsonl:4\)") as caught:
         read({"prompt": prompt, "images": [encode(RED)] * images})
     assert message in str(caught.value)
 
@@ -266,18 +282,18 @@ def test_every_form_of_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (["missing.png"], "'missing.png' of sample set/3 does not exist"),
-        (["../x.png"], "of sample set/3 contains '..'"),
-        (["https://host/x.png"], "of sample set/3 is a remote address"),
-        ([{"url": "https://host/x.png"}], "of sample set/3 is a remote address"),
-        ([None], "images[0] of sample set/3 is null"),
-        (["red.png", 7], "images[1] of sample set/3 is int"),
-        ([["red.png"]], "images[0] of sample set/3 is a list"),
-        ([{}], "images[0] of sample set/3 names no content"),
-        ([{"path": "red.png", "url": "red.png"}], "images[0] of sample set/3 names ['path', 'url']"),
-        ([{"path": "red.png", "max_pixels": 9}], "images[0] of sample set/3 has keys ['max_pixels']"),
-        (["data:image/png;base64,%%"], "images[0] of sample set/3 is not valid base64"),
-        ([{"base64": "%%"}], "images[0] of sample set/3 is not valid base64"),
+        (["missing.png"], "'missing.png' of sample set/3 (set.jsonl:4), images[0], does not exist"),
+        (["../x.png"], "of sample set/3 (set.jsonl:4), images[0], contains '..'"),
+        (["https://host/x.png"], "of sample set/3 (set.jsonl:4), images[0], is a remote address"),
+        ([{"url": "https://host/x.png"}], "of sample set/3 (set.jsonl:4), images[0], is a remote address"),
+        ([None], "images[0] of sample set/3 (set.jsonl:4) is null"),
+        (["red.png", 7], "images[1] of sample set/3 (set.jsonl:4) is int"),
+        ([["red.png"]], "images[0] of sample set/3 (set.jsonl:4) is a list"),
+        ([{}], "images[0] of sample set/3 (set.jsonl:4) names no content"),
+        ([{"path": "red.png", "url": "red.png"}], "images[0] of sample set/3 (set.jsonl:4) names ['path', 'url']"),
+        ([{"path": "red.png", "max_pixels": 9}], "images[0] of sample set/3 (set.jsonl:4) has keys ['max_pixels']"),
+        (["data:image/png;base64,%%"], "images[0] of sample set/3 (set.jsonl:4) is not valid base64"),
+        ([{"base64": "%%"}], "images[0] of sample set/3 (set.jsonl:4) is not valid base64"),
         ([""], "is no usable file name"),
     ],
 )
@@ -289,7 +305,10 @@ def test_bad_media_values_name_the_sample(tmp_path: Path, value: Any, message: s
 
 
 def test_media_path_without_root_names_the_setting() -> None:
-    with pytest.raises(ValueError, match=r"sample set/3: no media folder is declared; set data\.media\.root"):
+    with pytest.raises(
+        ValueError,
+        match=r"sample set/3 \(set\.jsonl:4\), image\[0\],: no media folder is declared; set data\.media\.root",
+    ):
         read({"prompt": "?", "image": "red.png"})
 
 
@@ -314,13 +333,11 @@ def test_column_overrides() -> None:
 
 
 def test_missing_column_lists_what_is_there() -> None:
-    with pytest.raises(
-        ValueError, match=r"set/3 \(set\.jsonl, line 4\) has no column 'lable' \(columns\.answer\)"
-    ) as e:
+    with pytest.raises(ValueError, match=r"set/3 \(set\.jsonl:4\) has no column 'lable' \(columns\.answer\)") as e:
         read({"prompt": "?", "label": "red"}, columns=Columns(answer="lable"))
     assert "columns there: label, prompt; did you mean 'label'?" in str(e.value)
     for row in ({"text": "?", "b": 1}, {"prompt": None, "b": 1}, {"prompt": "  ", "b": 1}, {"prompt": [], "b": 1}):
-        with pytest.raises(ValueError, match=r"set/3 \(set\.jsonl, line 4\) has no prompt \(columns there: .*b\)"):
+        with pytest.raises(ValueError, match=r"set/3 \(set\.jsonl:4\) has no prompt \(columns there: .*b\)"):
             read(row)
 
 
@@ -340,7 +357,8 @@ def test_answers_become_text() -> None:
         (7, "7"),
         (0.5, "0.5"),
         (True, "true"),
-        (["a", "é"], '["a", "é"]'),
+        (["a", "é"], "a"),
+        ([["a"], ["é"]], '[["a"], ["é"]]'),
         (None, None),
         (np.int64(3), "3"),
     ):
@@ -426,6 +444,6 @@ def test_template_that_loses_the_question_or_does_not_parse_is_refused() -> None
     ],
 )
 def test_malformed_messages_name_the_place(prompt: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=r"sample set/3 \(set\.jsonl, line 4\)") as caught:
+    with pytest.raises(ValueError, match=r"sample set/3 \(set\.jsonl:4\)") as caught:
         read({"prompt": prompt})
     assert message in str(caught.value)

@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 from mmcredit.components import UnknownName, build, lookup, names, page
+from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample
 from mmcredit.data.sources.base import TableSamples
+from mmcredit.train.prompts import PromptStream
 
 NO_ROOT = MediaLimits()
 
@@ -139,18 +141,21 @@ def test_easy_vqa_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatc
 def test_jsonl_round_trip(tmp_path: Path) -> None:
     (tmp_path / "7.png").write_bytes(png(7))
     rows = [
-        {"prompt": "Text only <image>?", "answer": "a", "level": 1},
+        {"prompt": "Text only?", "answer": "a", "level": 1},
         {"prompt": "Ünï <image>", "image": "7.png", "answer": "b", "level": 2},
         {"prompt": [{"role": "user", "content": "Chat."}], "answer": "c", "level": 1},
     ]
     path = write_lines(tmp_path / "set.jsonl", rows)
     limits = MediaLimits(root=tmp_path)
     samples = load("jsonl", limits, path=str(path))
-    assert [sample.id for sample in samples] == ["set/0", "set/1", "set/2"]
+    assert [sample.id for sample in samples] == ["set.jsonl:1", "set.jsonl:2", "set.jsonl:3"]
     assert [sample.answer for sample in samples] == ["a", "b", "c"]
     assert red(samples[1], limits) == [7]
     assert samples[1].messages[0]["content"] == [{"type": "text", "text": "Ünï "}, {"type": "image"}]
-    assert [sample.id for sample in load("jsonl", limits, path=str(path), where={"level": 1})] == ["set/0", "set/2"]
+    assert [sample.id for sample in load("jsonl", limits, path=str(path), where={"level": 1})] == [
+        "set.jsonl:1",
+        "set.jsonl:3",
+    ]
 
     listed = tmp_path / "set2.json"
     listed.write_text(json.dumps(rows), encoding="utf-8")
@@ -161,9 +166,9 @@ def test_jsonl_blank_lines_byte_order_mark_and_windows_ends(tmp_path: Path) -> N
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "one"}\r\n\r\n  \n{"prompt": "two"}')
     samples = load("jsonl", path=str(path))
-    assert [(s.id, s.messages[0]["content"]) for s in samples] == [("a/0", "one"), ("a/3", "two")]
+    assert [(s.id, s.messages[0]["content"]) for s in samples] == [("a.jsonl:1", "one"), ("a.jsonl:4", "two")]
     path.write_bytes(b'{"prompt": "one"}\r\n\r\n{"text": "two"}')
-    with pytest.raises(ValueError, match=r"sample a/2 \(.*a\.jsonl, line 3\) has no prompt"):
+    with pytest.raises(ValueError, match=r"sample a\.jsonl:3 has no prompt"):
         load("jsonl", path=str(path))[1]
     with pytest.raises(ValueError, match=r"has no column 'key' \(columns\.id\); columns there: prompt, text"):
         load("jsonl", path=str(path), columns={"id": "key"})
@@ -173,9 +178,9 @@ def test_jsonl_sequence_protocol(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [{"prompt": str(i)} for i in range(6)])
     samples = load("jsonl", path=str(path))
     assert len(samples[1:4]) == 3
-    assert [s.id for s in samples[1:4]] == ["a/1", "a/2", "a/3"]
-    assert samples[-1].id == "a/5"
-    assert next(s.id for s in reversed(samples)) == "a/5"
+    assert [s.id for s in samples[1:4]] == ["a.jsonl:2", "a.jsonl:3", "a.jsonl:4"]
+    assert samples[-1].id == "a.jsonl:6"
+    assert next(s.id for s in reversed(samples)) == "a.jsonl:6"
     with pytest.raises(IndexError):
         samples[6]
 
@@ -185,25 +190,27 @@ def test_several_files_have_distinct_ids_without_machine_paths(tmp_path: Path) -
         write_lines(tmp_path / name, [{"prompt": name}])
     samples = load("jsonl", path=str(tmp_path / "**" / "*.jsonl"))
     assert [(s.id, s.messages[0]["content"]) for s in samples] == [
-        ("x/train/0", "x/train.jsonl"),
-        ("y/more/0", "y/more.jsonl"),
-        ("y/train/0", "y/train.jsonl"),
+        ("x/train.jsonl:1", "x/train.jsonl"),
+        ("y/more.jsonl:1", "y/more.jsonl"),
+        ("y/train.jsonl:1", "y/train.jsonl"),
     ]
     assert [s.id for s in load("jsonl", path=str(tmp_path))] == [s.id for s in samples]
     twice = load("jsonl", path=[str(tmp_path / "x/train.jsonl"), str(tmp_path / "x/*.jsonl")])
-    assert [s.id for s in twice] == ["train/0"]
+    assert [s.id for s in twice] == ["train.jsonl:1"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": "a"}\n{"prompt": \n', r"a\.jsonl, line 2 is not valid JSON"),
-        ('{"prompt": "a"}\n["b"]\n', r"a\.jsonl, line 2 is a JSON list; one object a line"),
-        ('{"prompt": "a", "prompt": "b"}\n', r"line 1 is not valid JSON: key 'prompt' occurs twice"),
-        ('{"prompt": ' + "[" * 100_000, r"a\.jsonl, line 1 is not valid JSON"),
+        ('{"prompt": "a", "prompt": "b"}\n', r"a\.jsonl:1 is not valid JSON: key 'prompt' occurs twice"),
+        ('{"prompt": ' + "[" * 100_000, r"none of its 1 lines can be used: a\.jsonl:1 is not valid JSON"),
+        ('[\n  {\n"prompt": "a"\n}\n]', r"none of its 5 lines .*a JSON document over several lines is named \.json"),
         ("", r"source jsonl \(.*a\.jsonl\) holds no rows"),
         ("\n\n", "holds no rows"),
-        ('{"text": "a", "b": 1}\n', r"no prompt column \(prompt, problem, question\).*columns there: b, text"),
+        (
+            '{"text": "a", "b": 1}\n',
+            r"no prompt column \(prompt, problem, question, messages, conversations\).*columns there: b, text",
+        ),
     ],
 )
 def test_jsonl_bad_files(tmp_path: Path, content: str, message: str) -> None:
@@ -213,13 +220,44 @@ def test_jsonl_bad_files(tmp_path: Path, content: str, message: str) -> None:
         load("jsonl", path=str(path))
 
 
-def test_jsonl_bad_bytes_and_json_lists(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is not valid JSON"):
-        load("jsonl", path=str(tmp_path / "a.jsonl"))
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"prompt": ', "is not valid JSON"),
+        (b'["b"]', "is a JSON list; one object a line"),
+        (b'{"prompt": "\xff"}', "is not valid JSON"),
+        (b'{"prompt": ' + b"[" * 100_000, "is not valid JSON"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"where": {"level": 1}}, {"columns": {"id": "key"}}])
+def test_a_broken_line_is_one_sample_that_cannot_be_used(
+    tmp_path: Path, line: bytes, message: str, options: dict[str, Any]
+) -> None:
+    good = [json.dumps({"prompt": f"p{i}", "level": 1, "key": f"k{i}"}).encode() for i in range(3)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([good[0], line, *good[1:]]))
+    samples = load("jsonl", path=str(path), **options)
+    assert len(samples) == 4
+    assert [samples[i].messages[0]["content"] for i in (0, 2, 3)] == ["p0", "p1", "p2"]
+    assert samples.id(1) == samples.name(1) == "a.jsonl:2"
+    with pytest.raises(UnusableSample, match=f"a.jsonl:2 {message}") as caught:
+        samples[1]
+    assert caught.value.reason == "not a JSON object"
+
+
+def test_a_broken_line_is_counted_and_replaced_in_training(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "one"}\n{"prompt": \n{"prompt": "two"}\n')
+    stream = PromptStream(load("jsonl", path=str(path)), lambda sample: sample, seed=0)
+    taken = [sample.messages[0]["content"] for sample, _ in stream.take(4)]
+    assert sorted(set(taken)) == ["one", "two"]
+    assert stream.dropped.counts["not a JSON object"] >= 1
+
+
+def test_json_lists(tmp_path: Path) -> None:
     for content, message in (
         ('{"prompt": "a"}', "holds a JSON dict; a list of objects"),
-        ("[1]", r"b\.json, item 0 is a JSON int"),
+        ("[1]", r"b\.json\[0\] is a JSON int"),
         ('{"prompt": "a"}\n{"prompt": "b"}', r"JSON lines are named \.jsonl"),
         ("[]", "holds no rows"),
     ):
@@ -237,7 +275,7 @@ def test_jsonl_that_changes_after_loading_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.jsonl has changed since it was loaded"):
         samples[1]
     path.unlink()
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 cannot be read"):
+    with pytest.raises(ValueError, match=r"a\.jsonl:2 cannot be read"):
         samples[1]
 
 
@@ -255,9 +293,9 @@ def test_filter_that_keeps_nothing_names_source_and_filter(tmp_path: Path) -> No
 def test_explicit_ids_must_be_there_and_unique(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "key": "k1"}, {"prompt": "b", "key": "k1"}, {"prompt": "c", "key": 3}, {"prompt": "d"}]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(ValueError, match=r"id 'k1' occurs twice: .*line 1 and .*line 2; columns\.id='key'"):
+    with pytest.raises(ValueError, match=r"id 'k1' occurs twice: a\.jsonl:1 and a\.jsonl:2; columns\.id='key'"):
         load("jsonl", path=str(path), columns={"id": "key"})
-    with pytest.raises(ValueError, match=r"b\.jsonl, line 3 has no id in column 'key'"):
+    with pytest.raises(ValueError, match=r"b\.jsonl:3 has no id in column 'key'"):
         load("jsonl", path=str(write_lines(tmp_path / "b.jsonl", rows[1:])), columns={"id": "key"})
     good = load("jsonl", path=str(write_lines(tmp_path / "c.jsonl", rows[1:3])), columns={"id": "key"})
     assert [s.id for s in good] == ["k1", "3"]
@@ -268,13 +306,15 @@ def test_rows_that_are_bad_alone_are_errors_of_their_own(tmp_path: Path) -> None
     path = write_lines(tmp_path / "a.jsonl", [{"prompt": "ok"}, {"prompt": None}, {"prompt": "x", "image": "no.png"}])
     samples = load("jsonl", MediaLimits(root=tmp_path), path=str(path))
     assert isinstance(samples, TableSamples)
-    assert samples[0].id == samples.id(0) == "a/0"
-    assert samples.id(2) == "a/2"  # known without reading the row
+    assert samples[0].id == samples.id(0) == "a.jsonl:1"
+    assert samples.id(2) == "a.jsonl:3"  # known without reading the row
     with pytest.raises(ValueError, match=r"data\.media\.root is no folder: .*gone"):
         load("jsonl", MediaLimits(root=tmp_path / "gone"), path=str(path))
-    with pytest.raises(ValueError, match=r"sample a/1 \(.*a\.jsonl, line 2\) has no prompt"):
+    with pytest.raises(ValueError, match=r"sample a\.jsonl:2 has no prompt"):
         samples[1]
-    with pytest.raises(ValueError, match=r"'no\.png' of sample a/2 does not exist below data\.media\.root"):
+    with pytest.raises(
+        ValueError, match=r"'no\.png' of sample a\.jsonl:3, image\[0\], does not exist below data\.media\.root"
+    ):
         samples[2]
 
 
@@ -309,12 +349,15 @@ def test_parquet_embedded_images_over_row_groups_and_files(tmp_path: Path) -> No
     pq.write_table(image_table([5, 6]), tmp_path / "train-1.parquet")
     for cache_bytes in (1, 2**30):  # one row group at a time, and all
         samples = load("parquet", path=str(tmp_path / "train-*.parquet"), cache_bytes=cache_bytes)
-        assert [s.id for s in samples] == [f"train-0/{i}" for i in range(5)] + ["train-1/0", "train-1/1"]
+        assert [s.id for s in samples] == [f"train-0.parquet[{i}]" for i in range(5)] + [
+            "train-1.parquet[0]",
+            "train-1.parquet[1]",
+        ]
         for number in (6, 0, 3, 5, 1, 4, 2, 0):
             sample = samples[number]
             assert (red(sample), sample.answer, dict(sample.meta)) == ([number], str(number), {})
             assert sample.messages[0]["content"][0] == {"type": "image"}
-        assert "'4.png' of sample train-0/4" in samples[4].media[0].name
+        assert "'4.png' of sample train-0.parquet[4]" in samples[4].media[0].name
         assert len(samples._rows._cache) == (1 if cache_bytes == 1 else 4)  # type: ignore[attr-defined]
 
 

@@ -7,12 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import entry_points
 
 import benchmark_rows
 import pytest
-from docs_pages import ROOT, blocks, pages
+from docs_pages import ROOT, blocks, pages, prose
 from PIL import Image
 
+import prm.commands
 from mmcredit import usage
 from mmcredit.cli import parser
 
@@ -25,6 +28,8 @@ SHORTER = [
     (r"^mmcredit evaluate (?!.*--(corrupt|benchmark))", "--limit 8"),
     (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
     (r"^mmcredit check", "--samples 8"),
+    (r"^mmcredit prm-train", "data.questions=8 data.test_questions=4 sft.epochs=1 sft.batch=8"),
+    (r"^mmcredit (refine|prm-evaluate)", "--limit 4"),
     (r"^mmcredit diagnose (divergence|cross)", "--questions 4"),
     (r"^mmcredit diagnose cross", "--budgets 1,all"),
 ]
@@ -33,6 +38,8 @@ NOT_RUN = {
     "README.md": 1,  # scripts/test.sh, which runs this test
     "docs/models.md": 1,  # fetches a model
     "docs/rollout.md": 1,  # fetches vLLM
+    "docs/several-processes.md": 1,  # needs DeepSpeed
+    "docs/verifiers.md": 1,  # needs vLLM
 }
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 
@@ -42,7 +49,7 @@ class Site:
 
     def __init__(self, folder):
         self.folder, self.done, self.outputs = folder, [], {}
-        self.used, self.ran = set(), set()
+        self.used, self.ran = set(), set()  # rows of SHORTER that matched; commands as the pages have them
         for name in ("scripts", "configs", "benchmarks", "pyproject.toml", "constraints.txt"):
             (folder / name).symlink_to(ROOT / name)
         binaries = folder / ".venv" / "bin"
@@ -60,7 +67,16 @@ class Site:
         benchmark_rows.parquet(folder / "benchmark_data/POPE/data/random.parquet", benchmark_rows.pope())
         benchmark_rows.parquet(folder / "benchmark_data/ChartQA/data/test.parquet", benchmark_rows.chartqa())
         self.env = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "HF_HUB_OFFLINE": "1"}
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        older = folder / "older_install"
+        if "prm" not in {entry.name for entry in entry_points(group="mmcredit.commands")}:
+            # The environment was made before pyproject.toml named these: what a new install would say.
+            entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+            info = older / "mmcredit_entry_points-0.dist-info"
+            info.mkdir(parents=True)
+            lines = ["[{}]\n{}\n".format(g, "\n".join(map(" = ".join, e.items()))) for g, e in entries.items()]
+            (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmcredit-entry-points\nVersion: 0\n")
+            (info / "entry_points.txt").write_text("".join(lines))
+        path = os.pathsep.join(filter(None, (str(older), str(ROOT), os.environ.get("PYTHONPATH"))))
         self.runner = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "docs_runner.py")],
             stdin=subprocess.PIPE,
@@ -164,6 +180,26 @@ def test_what_the_pages_say_is_printed_is_printed(site):
             assert re.search(pattern, output), f"{place}: {line!r} is not in\n{output}"
 
 
+def test_metrics_and_files_are_there(site):
+    """Metrics that the pages name are logged by the runs that they make; files of a run directory are in one."""
+    site.page(PAGES[-1])
+    runs = [path.parent for path in site.folder.glob("runs/*/metrics.jsonl")]
+    rows = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = {name for row in rows for name in row}
+    rooms = {name.partition("/")[0] for name in logged if "/" in name}
+    named = 0
+    for page in PAGES:
+        for word in re.findall(r"`([a-z_]+/[\w/*.]+)`", prose(ROOT / page)):
+            if word.partition("/")[0] in rooms and not (ROOT / word).exists():
+                pattern = re.sub(r"\\\*|[A-Z]{2,}|\\\.\\\.\\\.", ".+", re.escape(word))
+                assert any(re.fullmatch(pattern, name) for name in logged), f"{page}: no run logs {word}"
+                named += 1
+    assert named > 10
+    listed = re.findall(r"^\| (`.*?) \|", prose(ROOT / "docs" / "outputs.md"), re.MULTILINE)
+    for name in re.findall(r"`([^`]+)`", " ".join(listed)):
+        assert any(list(run.glob(name.rstrip("/"))) for run in runs), f"docs/outputs.md: no run left {name}"
+
+
 def test_no_more_is_left_out_than_must_be(site):
     left_out = {}
     for path in pages():
@@ -184,16 +220,23 @@ def test_every_page_is_listed():
 
 
 def test_every_help_has_an_example():
-    for words, command in usage.commands(parser()):
-        assert words in usage.EXAMPLES, f"usage.EXAMPLES has no example for {words!r}"
-        assert usage.EXAMPLES[words].startswith(f"mmcredit {words.split()[0]} ")
-        assert usage.EXAMPLES[words] in command.format_help().splitlines()[-1]
+    own = parser(more=False)
+    assert [words for words, _ in usage.commands(own) if words not in usage.EXAMPLES] == []
+    assert set(usage.EXAMPLES) <= {words for words, _ in usage.commands(own)}
+    groups = [action for action in own._actions if isinstance(action, argparse._SubParsersAction)]
+    prm.commands.add(groups[0])
+    examples = usage.EXAMPLES | prm.commands.EXAMPLES
+    for words, command in usage.commands(own):
+        assert examples[words].startswith(f"mmcredit {words.split()[0]} ")
+        assert command.format_help().splitlines()[-1] == f"  {examples[words]}"
         actions = [a for a in command._actions if a.help is None and not isinstance(a, argparse._SubParsersAction)]
         assert not actions, f"{words}: no help for {[a.dest for a in actions]}"
-    assert set(usage.EXAMPLES) == {words for words, _ in usage.commands(parser())}
 
 
 def test_examples_of_the_help_are_commands_of_the_pages(site):
     site.page(PAGES[-1])
-    for line in usage.EXAMPLES.values():
-        assert " ".join(shlex.split(line)) in site.ran, f"{line}: no page shows it, so no test runs it"
+    shown = set(site.ran)
+    for block in (block for page in pages() for block in blocks(page) if block.not_run is not None):
+        shown.update(re.sub(r"^\.[\w-]+/bin/", "", " ".join(shlex.split(line))) for line in block.commands)
+    for line in (usage.EXAMPLES | prm.commands.EXAMPLES).values():
+        assert " ".join(shlex.split(line)) in shown, f"{line}: no page shows it, so no test runs it"

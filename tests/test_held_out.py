@@ -48,7 +48,7 @@ def test_one_unusable_row_is_left_out_counted_and_named(tmp_path, bad):
     assert outcome.after.dropped.total == 1
     assert str(outcome.after).endswith(", 1 unusable")
     (event,) = drops(tmp_path)  # once, not at every evaluation
-    assert event["data"]["sample"] == "test/8"
+    assert event["data"]["sample"] == "test.jsonl:9"
     assert event["data"]["reason"].startswith("held-out: ")
     rows = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
     assert [(row["n"], row["unusable"]) for row in rows] == [(8, 1), (8, 1)]
@@ -120,7 +120,7 @@ def test_questions_without_an_answer_are_not_applicable(tmp_path, capsys):
     found = outcome.after
     assert found.accuracy == proportion(4, 4)
     assert str(found) == "100.0% [51.0, 100.0] (n=4), 4 not applicable"
-    assert sorted(found.not_applicable) == [f"test/{i}" for i in range(4, 8)]
+    assert sorted(found.not_applicable) == [f"test.jsonl:{i}" for i in range(5, 9)]
     assert found.parts == {"right": 1.0}  # no zeros for what does not apply
     assert outcome.gain.n == 4
     rows = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
@@ -132,10 +132,10 @@ def test_questions_without_an_answer_are_not_applicable(tmp_path, capsys):
         assert main(["evaluate", str(path), "-o", str(answers), *more]) == 0
         printed = capsys.readouterr().out
         assert "(n=4), 4 not applicable" in printed
-        assert "test/4" in printed
+        assert "test.jsonl:5" in printed
         lines = [json.loads(line) for line in answers.read_text().splitlines()]
         assert {line["id"]: line["correct"] for line in lines} == {
-            f"test/{i}": shares if i < 4 else None for i in range(8)
+            f"test.jsonl:{i}": shares if i < 5 else None for i in range(1, 9)
         }
     assert all(line["pass@2"] == (1.0 if line["correct"] else None) for line in lines)
     cells = tmp_path / "cells"
@@ -147,7 +147,7 @@ def test_questions_without_an_answer_are_not_applicable(tmp_path, capsys):
 
 
 def test_a_set_that_nothing_can_be_judged_in_says_so(tmp_path):
-    with pytest.raises(ValueError, match=r"'right'.* to none of the 3 questions \(test/\d, .*evaluate\.reward"):
+    with pytest.raises(ValueError, match=r"'right'.* to none of the 3 questions \(test\.jsonl:\d, .*evaluate\.reward"):
         Trainer(parse(tmp_path, **unanswered(tmp_path, [None, "", None]))).run()
 
 

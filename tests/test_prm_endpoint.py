@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from PIL import Image
+
+from mmcredit.data.sample import Media, Sample
 from prm.endpoint import Breaker, EndpointVerifier
 from prm.endpoint_config import EndpointConfig
 from prm.verifier import Query, query_of
-
-from mmcredit.data.sample import Media, Sample
 
 GOOD = "<think>seen</think><answer>['red']</answer>"
 

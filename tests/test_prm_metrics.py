@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from mmcredit.answers.item import RewardItem
+from mmcredit.rewards.format import Format
 from prm.metrics import (
     auroc,
     critic_reward,
@@ -17,9 +20,6 @@ from prm.metrics import (
     span_prf,
     word_spans,
 )
-
-from mmcredit.answers.item import RewardItem
-from mmcredit.rewards.format import Format
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from prm.parse import STATUSES, parse_verification, reference_parse
 
 ANSWER = "<think>x</think><answer>{}</answer>"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prm import components as prm_components
 
 from mmcredit import Objective, Rollouts, assign_credit
 from mmcredit.components import build, lookup
+from prm import components as prm_components
 
 MASK = torch.zeros(27, dtype=torch.bool)
 MASK[1:6] = MASK[7:15] = True

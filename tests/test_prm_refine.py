@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from prm.offsets import Offsets
 from prm.parse import Verification, failed
 from prm.refine import RefineSettings, Written, cut_tokens, outcome, previous_sentence, refine

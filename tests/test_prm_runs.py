@@ -10,10 +10,6 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from prm import components as prm_components
-from prm.checking import PerceptionChecker, SpanSettings, needs_image, needs_meta, only_where
-from prm.parse import Verification, failed
-from prm.verifier import ScriptedVerifier
 from runs import metrics, parse
 from tiny import tiny_tokenizer
 
@@ -23,6 +19,10 @@ from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media, Sample
 from mmcredit.train.loop import Trainer
 from mmcredit.verifiers.base import RunContext, VerifyItem
+from prm import components as prm_components
+from prm.checking import PerceptionChecker, SpanSettings, needs_image, needs_meta, only_where
+from prm.parse import Verification, failed
+from prm.verifier import ScriptedVerifier
 
 TOKENIZER = tiny_tokenizer()
 SAMPLE = Sample("s", ({"role": "user", "content": "what color?"},), meta={"kind": "color"})

@@ -9,8 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import QWEN_PATTERN, tiny_tokenizer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mmcredit.policy.tokenisation import symbol_bytes
 from prm.offsets import Offsets, TokenOffsets
 from prm.spans import (
     EXACT,
@@ -23,11 +29,6 @@ from prm.spans import (
     token_spans,
     with_tokens,
 )
-from tiny import QWEN_PATTERN, tiny_tokenizer
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from mmcredit.policy.tokenisation import symbol_bytes
 
 DESK = (
     "<think>The desk is dark brown. A red mug sits on the desk. The desk is dark brown.</think> "
@@ -58,6 +59,22 @@ def test_worked_example():
     claims = with_tokens(every, spans).claims
     assert claims[0].tokens == ((1, 6), (15, 20))
     assert (claims[1].tokens, claims[1].rung) == ((), None)
+
+
+def test_the_public_names_do_the_whole_way():
+    import prm
+
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer("the red is left", add_special_tokens=False)["input_ids"]
+    said = prm.parse_verification("<think>x</think><answer>['red']</answer>")
+    for mode in ("sampled", "retokenize"):
+        offsets = prm.token_offsets(ids, tokenizer, mode)
+        found = prm.locate(said.strings, offsets.text)
+        mask = prm.build_mask(prm.to_token_spans(found.spans, offsets, mode), len(ids))
+        assert tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m]).strip() == "red"
+        advantages = prm.apply_span_penalty(torch.ones(len(ids)), mask, alpha=0.25)
+        assert torch.equal(advantages, torch.where(mask, 0.75, 1.0))
+    assert all(hasattr(prm, name) for name in prm.__all__)
 
 
 def test_occurrence_policies():
@@ -142,7 +159,7 @@ def test_edge_cases_of_masks():
     whole = locate([DESK], DESK)
     assert build_mask(token_spans(whole.spans, offsets), 27).all()
     assert build_mask([(1, 6), (7, 15)], 9).tolist() == [False, *[True] * 5, False, True, True]
-    assert not build_mask([(9, 12)], 9).any()
+    assert not build_mask([(9, 12), (-100, -100), (2, -100)], 9).any()
     assert locate(["a"], "").claims[0].fate == "not_found"
     assert token_spans([(0, 0)], offsets) == [(0, 0)]
 

@@ -6,6 +6,10 @@ import json
 
 import pytest
 import yaml
+from runs import settings
+from test_prm_refine import Characters
+
+from mmcredit import cli
 from prm.answers import answer_key, fewest_flags, majority
 from prm.parse import Verification, failed
 from prm.refine import RefineSettings, Written
@@ -14,10 +18,6 @@ from prm.refine_page import plot
 from prm.rows import read_rows
 from prm.strategies import STRATEGIES, Plan, run_plan
 from prm.verifier import Query, ScriptedVerifier
-from runs import settings
-from test_prm_refine import Characters
-
-from mmcredit import cli
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,12 @@ import re
 
 import pytest
 from PIL import Image
+from tiny import tiny_vl
+
+from mmcredit.components import build
+from mmcredit.data.media import MediaLimits
+from mmcredit.data.sample import Media
+from mmcredit.policy.policy import Policy
 from prm.cache import CachedVerifier
 from prm.control import RandomSpans
 from prm.local import LocalVerifier, verification_sample
@@ -14,12 +20,6 @@ from prm.oracles import EasyVqaOracle, SceneOracle, easy_vqa_facts
 from prm.parse import Verification, failed
 from prm.spans import locate
 from prm.verifier import Query, ScriptedVerifier, query_of
-from tiny import tiny_vl
-
-from mmcredit.components import build
-from mmcredit.data.media import MediaLimits
-from mmcredit.data.sample import Media
-from mmcredit.policy.policy import Policy
 
 GOOD = "<think>seen</think><answer>['red']</answer>"
 

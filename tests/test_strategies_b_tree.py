@@ -141,14 +141,14 @@ def test_the_buffer_is_drawn_from_and_grows_old():
 
 def test_edges_that_wait_come_back_in_a_later_step(tmp_path):
     stage = CannedStage(worth, say)
-    strategy = SPOTreeSampling(branching=(3, 3), segment_tokens=2, edges_per_prompt=4, max_age=2)
+    strategy = SPOTreeSampling(branching=(3, 3), segment_tokens=2, edges_per_prompt=4, max_edges=9, max_age=2)
     first = strategy([Ask(sample("x"), prompt("x"), (1,))], rest, stage)
     assert len(first) == 4
     assert stage.notes["spo_tree/waiting_edges"] == 2
 
     # A checkpoint holds what waits, through JSON and safetensors.
     save_tree(strategy.state_dict(), tmp_path / "state")
-    restored = SPOTreeSampling(branching=(3, 3), segment_tokens=2, edges_per_prompt=4, max_age=2)
+    restored = SPOTreeSampling(branching=(3, 3), segment_tokens=2, edges_per_prompt=4, max_edges=9, max_age=2)
     restored.load_state_dict(load_tree(tmp_path / "state"))
     batches = []
     for one in (strategy, restored):

@@ -131,7 +131,8 @@ def test_gsm8k(tmp_path: Path, suffix: str) -> None:
     assert samples[0].meta["solution"].endswith("72 clips.")
     assert "####" not in samples[0].meta["solution"]
     assert samples[0].meta["data_set"] == "gsm8k"
-    assert [s.id for s in samples] == ["train/0", "train/1", "train/2"]
+    places = [f"train.jsonl:{i + 1}" if suffix == "jsonl" else f"train.parquet[{i}]" for i in range(3)]
+    assert [s.id for s in samples] == places
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
@@ -158,7 +159,7 @@ def test_math_as_one_file_per_problem(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(MATH[row], indent=1))
     samples = load("math", tmp_path / "MATH", split="train")
-    assert {s.id: s.answer for s in samples} == {"train/algebra/1": "2", "train/prealgebra/7": "\\frac{5}{6}"}
+    assert {s.id: s.answer for s in samples} == {"train/algebra/1.json": "2", "train/prealgebra/7.json": "\\frac{5}{6}"}
     broken = tmp_path / "MATH" / "train" / "algebra" / "2.json"
     broken.write_text("[1]")
     with pytest.raises(ValueError, match=r"2\.json is a JSON list; an object is wanted"):
@@ -172,7 +173,7 @@ def test_dapo_math_with_its_repetitions(tmp_path: Path) -> None:
     samples = load("dapo_math_17k", path)
     assert asked(samples) == [("Find $a$.", "34"), ("Find $b$.\n\nNote $b>0$.", "113")]
     assert samples.dropped.counts == {"repeated question": 2, "repeated question, other answer": 1}
-    assert samples.dropped.examples["repeated question, other answer"] == ["dapo-math-17k/4"]
+    assert samples.dropped.examples["repeated question, other answer"] == ["dapo-math-17k.parquet[4]"]
     assert samples[0].meta["extra_info"] == {"index": "u1"}
     kept = load("dapo_math_17k", path, instruction=True)
     assert asked(kept)[0] == (HEAD + "Find $a$." + TAIL, "34")
@@ -267,11 +268,11 @@ def test_split_of_a_folder(tmp_path: Path) -> None:
 
 def test_wrong_columns_name_file_row_and_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", [{"prompt": "1+1?", "answer": "2"}])
-    with pytest.raises(
-        ValueError, match=r"x\.jsonl, line 1: gsm8k has its question in column question, .*: prompt, answer"
-    ):
+    with pytest.raises(ValueError, match=r"x\.jsonl:1: gsm8k has its question in column question, .*: prompt, answer"):
         load("gsm8k", path)
-    with pytest.raises(ValueError, match=r"line 1: math has its answer in column answer or solution.*there: problem"):
+    with pytest.raises(
+        ValueError, match=r"y\.jsonl:1: math has its answer in column answer or solution.*there: problem"
+    ):
         load("math", write(tmp_path / "y.jsonl", [{"problem": "1+1?"}]))
     rows = [
         GSM8K[0],
@@ -283,10 +284,10 @@ def test_wrong_columns_name_file_row_and_columns(tmp_path: Path) -> None:
     samples = load("gsm8k", write(tmp_path / "z.jsonl", rows))
     assert samples[0].answer == "72"
     expected = [
-        (1, "reference missing", r"z\.jsonl, line 2: no reference answer in answer; columns there: question"),
-        (2, "column missing", r"z\.jsonl, line 3: no 'question'; columns there: answer"),
-        (3, "reference missing", r"z\.jsonl, line 4: no reference answer"),
-        (4, "row malformed", r"z\.jsonl, line 5, column 'question': the question must be text, got 7"),
+        (1, "reference missing", r"z\.jsonl:2: no reference answer in answer; columns there: question"),
+        (2, "column missing", r"z\.jsonl:3: no 'question'; columns there: answer"),
+        (3, "reference missing", r"z\.jsonl:4: no reference answer"),
+        (4, "row malformed", r"z\.jsonl:5, column 'question': the question must be text, got 7"),
     ]
     for index, reason, message in expected:
         with pytest.raises(UnusableSample, match=message) as caught:

@@ -1,8 +1,8 @@
 r"""The number that a LaTeX expression stands for, as the pair latex2sympy2 and Python's `eval` computes it.
 
-MATH-Vision's scorer hands an answer to latex2sympy2 1.9.1, writes what that makes of it as Python and evaluates this
-with the names of `math`. What it can and cannot read there decides who is right; this reads the same expressions, into
-the same whole or decimal numbers, and evaluates no code.
+MATH-Vision's scorer hands an answer to latex2sympy2 1.9.1, writes what that makes of it as Python and evaluates the
+text with the names of `math`. What it can and cannot read there decides who is right; this reads the same expressions,
+into the same whole or decimal numbers, and evaluates no code.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ Number = int | float
 
 LONGEST = 400  # characters of an expression that are read
 _DEEPEST = 40
-_BITS = 20_000  # of a whole number, beyond which nothing is computed
+_BITS = 10_000  # of a whole number, beyond which nothing is computed (Python prints up to 4,300 digits)
 
 _TOKEN = re.compile(
     r"""
-    (?P<number>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?P<percent>\\%)?
-  | \\(?!(?:left|right)\s*(?:\\[{}]|[()\[\]]))(?P<macro>[a-zA-Z]+)
+    (?P<number>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?P<percent>\\%)?
+  | \\(?!(?:left|right)\s*[()\[\]\\])(?P<macro>[a-zA-Z]+)
   | (?P<letter>[a-zA-Z])
-  | (?:\\(?:left|right)\s*)?(?P<sign>\\[{}\\]|[-+*/:^_!(){}\[\]|=,<>.&'])
+  | (?P<bracket>\\(?:left|right)\s*(?:\\[{}]|[()\[\]]))
+  | (?P<sign>\\[{}\\]|[-+*/:^_!(){}\[\]|=,<>.&'])
     """,
     re.VERBOSE,
 )
@@ -38,7 +39,8 @@ _FUNCTIONS: dict[str, Callable[[float], float]] = {
     **{f"arc{name}": getattr(math, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
     **{f"ar{name}": getattr(math, f"a{name}") for name in ("sinh", "cosh", "tanh")},
 }
-_CLOSING = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}
+_PAIRS = {"(": ")", "[": "]", "\\{": "\\}"}
+_CLOSING = {**_PAIRS, "{": "}", **{f"\\left{a}": f"\\right{b}" for a, b in _PAIRS.items()}}
 # What ends an expression without being part of it: nothing after it is looked at.
 _ENDS = (*_CLOSING.values(), ".", "_", "&", "'", "\\\\")
 _ARROWS = ("to", "rightarrow", "Rightarrow", "longrightarrow", "Longrightarrow")
@@ -51,8 +53,8 @@ _CALLED = frozenset({*_FUNCTIONS, "log", "sqrt", "gcd", "lcm"})  # the same, but
 def latex_number(text: str) -> Number | None:
     r"""The value of an expression; None if it has none there.
 
-    Whole numbers stay whole under + - * and powers; a quotient is a decimal, also 2/2. Read are thousands commas,
-    per cent (``10\%``), ``\frac``, ``\binom``, ``\sqrt``, ``\pi``, logarithms with a base (10 if none is given),
+    Whole numbers stay whole under + - * and powers; a quotient is a decimal number, also 2/2. Read are thousands commas
+    and per cent (``10\%``), ``\frac``, ``\binom``, ``\sqrt``, ``\pi``, logarithms with a base (10 if none is given),
     trigonometry in radians, factorials, ``\lfloor``, ratios (``2:3``), and the right side of ``x = 5``. Unknowns, e and
     ``\ln``, absolute values, ``\infty``, complex numbers, matrices and lists have no value.
     """
@@ -60,7 +62,7 @@ def latex_number(text: str) -> Number | None:
         return None
     try:
         value = _Reader(text).whole()
-    except (ValueError, TypeError, ArithmeticError):
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
         return None
     return value if isinstance(value, int) or math.isfinite(value) else None
 
@@ -79,8 +81,11 @@ class _Reader:
             if found is None:  # reached only if what stands before does not end an expression
                 self.tokens.append(("unknown", text[at]))
                 break
-            kind = next(name for name in ("number", "macro", "letter", "sign") if found[name] is not None)
-            self.tokens.append((kind, found[kind] + (found["percent"] or "")))
+            kind = next(name for name in ("number", "bracket", "macro", "letter", "sign") if found[name] is not None)
+            if kind == "bracket":
+                self.tokens.append(("sign", re.sub(r"\s", "", found[kind])))
+            else:
+                self.tokens.append((kind, found[kind] + (found["percent"] or "")))
             at = found.end()
         self.at = 0
         self.depth = 0
@@ -311,7 +316,8 @@ class _Reader:
                 base = self.argument()
             else:
                 exponent = self.argument()
-        argument = self.closed(")") if self.sees("(") else self.product(functions=False)
+        brackets = self.sees("(", "\\left(")
+        argument = self.closed(_CLOSING[self.tokens[self.at][1]]) if brackets else self.product(functions=False)
         if name == "log":
             value = math.log(argument, base)
         elif exponent == -1 and f"arc{name}" in _FUNCTIONS:

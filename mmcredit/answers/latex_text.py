@@ -22,23 +22,22 @@ _TOKEN = re.compile(r"\\([A-Za-z]+|.)\s*|\s+|.", re.DOTALL)
 _DEEPEST = 50  # braces inside braces; beyond, an answer is left as it is
 
 
-def plain_text(latex: str, brackets: bool = False) -> str:
+def plain_text(latex: str) -> str:
     r"""LaTeX as text: ``\frac{a}{b}`` is a/b, ``\sqrt{x}`` is sqrt(x), Greek letters and signs become characters.
 
     As in the conversion that MathRuler uses, a fraction gets no brackets, the degree of a root is lost, an unknown
-    macro disappears and its arguments stay, and braces disappear. With `brackets` the text keeps the meaning instead:
-    (a)/(b), roots as powers, groups in brackets, products as ``*``. Raises ValueError for braces nested too deep.
+    macro disappears and its arguments stay, and braces disappear. Raises ValueError for braces nested too deep.
     """
     tokens = [match.group() for match in _TOKEN.finditer(latex)]
-    text, _ = _Reader(tokens, brackets).sequence(0, 0)
+    text, _ = _Reader(tokens).sequence(0, 0)
     return text
 
 
 class _Reader:
     """Turns tokens into text by recursive descent; every method returns the text and where it ends."""
 
-    def __init__(self, tokens: list[str], brackets: bool) -> None:
-        self.tokens, self.brackets = tokens, brackets
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = tokens
 
     def sequence(self, at: int, depth: int) -> tuple[str, int]:
         """Text of the tokens up to the brace that closes this level."""
@@ -59,28 +58,24 @@ class _Reader:
         """Text of one token, group or macro with its arguments."""
         token = self.tokens[at]
         if token == "{":
-            text, at = self.sequence(at + 1, depth + 1)
-            return (f"({text})" if self.brackets else text), at
+            return self.sequence(at + 1, depth + 1)
         if not token.startswith("\\"):
             return token, at + 1
         name = token[1:].rstrip() or token[1:]
         at += 1
-        if name == "frac" or (self.brackets and name in ("dfrac", "tfrac")):
+        if name == "frac":
             top, at = self.argument(at, depth)
             bottom, at = self.argument(at, depth)
-            return (f"(({top})/({bottom}))" if self.brackets else f"{top}/{bottom}"), at
+            return f"{top}/{bottom}", at
         if name == "sqrt":
-            degree = ""
             if at < len(self.tokens) and self.tokens[at] == "[":
                 end = next((i for i in range(at, len(self.tokens)) if self.tokens[i] == "]"), len(self.tokens))
-                degree, at = "".join(self.tokens[at + 1 : end]), end + 1
+                at = end + 1
             inside, at = self.argument(at, depth)
-            return (f"(({inside})^(1/({degree})))" if self.brackets and degree else f"sqrt({inside})"), at
+            return f"sqrt({inside})", at
         if name in ("mbox", "hspace", "vspace"):
             _, at = self.argument(at, depth)
             return "", at
-        if self.brackets and name in ("cdot", "times", "pi", "div"):
-            return {"pi": "pi", "div": "/"}.get(name, "*"), at
         return _SYMBOLS.get(name, ""), at
 
     def argument(self, at: int, depth: int) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmcredit.components import nearest
 from mmcredit.data.dropped import UnusableSample
+from mmcredit.data.media import is_encoded
 
 Part = Literal["prompt", "images", "videos", "answer"]
 
-# In order of preference. TRL: prompt, image, images, solution. EasyR1: prompt or problem, images, videos, answer.
-# verl: prompt, images, videos, reward_model.ground_truth.
+# In order of preference. TRL: prompt, messages, image, images, solution. EasyR1: prompt or problem, images, videos,
+# answer. verl: prompt, images, videos, reward_model.ground_truth. LLaVA: conversations, image.
 KNOWN: dict[Part, tuple[str, ...]] = {
-    "prompt": ("prompt", "problem", "question"),
+    "prompt": ("prompt", "problem", "question", "messages", "conversations"),
     "images": ("images", "image"),
     "videos": ("videos", "video"),
     "answer": ("answer", "ground_truth", "reward_model.ground_truth", "solution"),
@@ -32,7 +33,9 @@ class Columns(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str | None = Field(default=None, description="question, or chat messages; else prompt, problem, question")
+    prompt: str | None = Field(
+        default=None, description="question, or chat messages; else prompt, problem, question, messages, conversations"
+    )
     images: str | None = Field(default=None, description="one image or a list; else images, image")
     videos: str | None = Field(default=None, description="one video or a list; else videos, video")
     answer: str | None = Field(
@@ -108,21 +111,40 @@ def pick(row: Mapping[str, Any], columns: Columns, part: Part, where: str) -> tu
 
 
 def is_empty(value: Any) -> bool:
-    """None, "" or an empty list: a column without a value in this row."""
-    return value is None or (isinstance(value, str | list | tuple) and len(value) == 0)
+    """None, "", NaN or an empty list: a column without a value in this row.
+
+    NaN is how pandas writes a missing value.
+    """
+    return value is None or value != value or (isinstance(value, str | list | tuple) and len(value) == 0)
 
 
-def answer_text(value: Any) -> str | None:
-    """A reference answer as text: strings as they are, everything else as JSON (7 is "7", ["a","b"] its list)."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(plain(value), ensure_ascii=False)
+_MEDIA_FILE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|ppm|mp4|mkv|mov|webm|avi)$", re.IGNORECASE)
+
+
+def media_like(row: Mapping[str, Any]) -> list[str]:
+    """The columns whose value looks like an image or a video: file names, data URIs, encoded bytes, pictures."""
+    return [str(name) for name, value in row.items() if _is_media(value)]
+
+
+def _is_media(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(_is_media(item) for item in value)
+    if isinstance(value, Mapping):
+        return any(_is_media(value.get(key)) for key in ("bytes", "path", "image", "url"))
+    if isinstance(value, str):
+        text = value.strip()
+        return bool(_MEDIA_FILE.search(text)) or text[:11].lower() in ("data:image/", "data:video/")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return is_encoded(bytes(value[:16]))
+    return isinstance(value, Image.Image)
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it. Bytes and pictures become a short description; dates and decimals become text."""
-    if value is None or isinstance(value, str | bool | int | float):
+    """`value` as JSON can hold it: no NaN; bytes and pictures as a short description, dates and decimals as text."""
+    if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, float):
+        return None if value != value else value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):

@@ -45,12 +45,17 @@ class MediaLimits(BaseModel):
     )
 
 
-def resolve(root: Path | None, name: str | Path, sample: str = "") -> Path:
+def resolve(root: Path | None, name: str | Path, sample: str = "", folder: Path | None = None) -> Path:
     """The real path of the media file that a data set calls `name`, which must lie below `root`.
 
-    `sample` is the id of the sample, for the message. Raises ValueError for a remote address, a path that leaves the
-    root (by "..", absolute, or through a symbolic link), a missing file, and anything that is not a plain file.
+    A name may also start at `folder`, that of the data file, if that lies below the root; without a root, `folder` is
+    the root. Backslashes are separators where no file has that very name. `sample` is the sample's name, for the
+    message. Raises ValueError for a remote address, a path that leaves the root (by "..", absolute, or through a
+    symbolic link), a missing file, and anything that is not a plain file.
     """
+    declared = root is not None or folder is None
+    root = root if declared else folder
+
     text = str(name)
     where = f"media file {text!r}" + (f" of sample {sample}" if sample else "")
     if text.lower().startswith("file://"):
@@ -66,6 +71,11 @@ def resolve(root: Path | None, name: str | Path, sample: str = "") -> Path:
             f"{where}: no media folder is declared; set data.media.root to the folder that holds it",
             "media root not set",
         )
+    if re.match(r"[A-Za-z]:[/\\]", text):
+        raise UnusableSample(
+            f"{where} is an absolute Windows path; name it relative to data.media.root ({root})",
+            "media outside the root",
+        )
     if ".." in re.split(r"[/\\]", text):
         raise UnusableSample(
             f"{where} contains '..'; name it relative to data.media.root ({root})", "media outside the root"
@@ -75,19 +85,36 @@ def resolve(root: Path | None, name: str | Path, sample: str = "") -> Path:
         base = Path(root).expanduser().resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise UnusableSample(f"data.media.root {str(root)!r} cannot be opened: {error}", "media root not set") from None
-    try:
-        real = (base / text).resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
-        raise UnusableSample(f"{where} {reason} below data.media.root ({root})", "media missing") from None
-    if not real.is_relative_to(base):
-        raise UnusableSample(
-            f"{where} leads out of data.media.root ({root}); copy it there or set data.media.root",
-            "media outside the root",
-        )
-    if not real.is_file():
-        raise UnusableSample(f"{where} is not a file (data.media.root is {root})", "media missing")
-    return real
+    spellings = dict.fromkeys((text, text.replace("\\", "/")))
+    places = [base / each for each in spellings]
+    if folder is not None and (beside := folder.expanduser().resolve()).is_relative_to(base):
+        places += [beside / each for each in spellings]
+    missing = ""
+    for candidate in places:
+        try:
+            real = candidate.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be opened ({error})"
+            missing = missing or reason  # the first place is the one to name
+            continue
+        if not real.is_relative_to(base):
+            raise UnusableSample(
+                f"{where} leads out of data.media.root ({root}); copy it there or set data.media.root",
+                "media outside the root",
+            )
+        if not real.is_file():
+            raise UnusableSample(f"{where} is not a file (data.media.root is {root})", "media missing")
+        return real
+    below = f"data.media.root ({root})" if declared else f"{root}, the folder of the data file; set data.media.root"
+    raise UnusableSample(f"{where} {missing} below {below}", "media missing")
+
+
+_BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
+
+
+def is_encoded(data: bytes) -> bool:
+    """Whether bytes begin as the content of an image or video file does."""
+    return data.startswith(_BEGINNINGS) or data[4:8] == b"ftyp"  # the latter: MP4 and its relatives
 
 
 def label(media: Media) -> str:

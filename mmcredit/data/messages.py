@@ -11,7 +11,13 @@ from mmcredit.data.sample import Media
 from mmcredit.data.values import Kind
 
 KINDS: tuple[Kind, ...] = ("image", "video")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
+NO_MEDIUM = "placeholder without media"
+MEDIA_REASONS = (NO_MEDIUM, "media counts differ")
 _PART_TYPES: dict[str, Kind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+
+_REMEDY = "remove what is too much, or set literal_placeholders: true if the text means the word itself"
 
 # A message under construction: its other keys, and its parts: a text, or a medium as (kind, Media or None).
 Draft = tuple[dict[str, Any], list[Any]]
@@ -21,8 +27,9 @@ ReadInline = Callable[[Any, Kind, str], Media]
 def parse(prompt: Any, read: ReadInline) -> list[Draft]:
     """Messages from a string (one user turn) or a list of chat messages, with parts or plain strings as content.
 
-    Keys that are null are ignored: tables give every part the keys of all parts. `read(value, kind, place)` turns the
-    medium that a part brings itself into `Media`. Raises ValueError.
+    Messages are {role, content}, or {from, value} as LLaVA and ShareGPT write them (human and gpt are user and
+    assistant). Keys that are null are ignored: tables give every part the keys of all parts. `read(value, kind, place)`
+    turns the medium that a part brings itself into `Media`. Raises ValueError.
     """
     if isinstance(prompt, str):
         return [({"role": "user"}, [prompt])]
@@ -32,8 +39,14 @@ def parse(prompt: Any, read: ReadInline) -> list[Draft]:
         )
     drafts = []
     for number, message in enumerate(prompt):
+        if isinstance(message, Mapping) and message.get("role") is None and isinstance(message.get("from"), str):
+            rest = {key: value for key, value in message.items() if key not in ("from", "value", "role", "content")}
+            role = _SHAREGPT.get(message["from"], message["from"])
+            message = {"role": role, "content": message.get("value"), **rest}
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} is no {{role, content}} mapping: {str(message)[:60]!r}")
+        if message["role"] not in ROLES:
+            raise ValueError(f"message {number} has role {message['role']!r}; known: {', '.join(ROLES)}")
         rest = {key: value for key, value in message.items() if key != "content" and value is not None}
         content = message.get("content")
         if isinstance(content, str):
@@ -69,6 +82,37 @@ def set_system(drafts: list[Draft], system: str) -> list[Draft]:
     return [({"role": "system"}, [system]), *rest]
 
 
+def split_off(drafts: list[Draft]) -> str:
+    """Take the last turn out of `drafts`: its text. Raises ValueError if it holds media: a reference is text."""
+    rest, parts = drafts.pop()
+    media = [part[0] for part in parts if isinstance(part, tuple)]
+    if media:
+        raise ValueError(
+            f"the last turn is the {rest['role']}'s and holds {media[0]} parts; a reference is text: take it out "
+            "of the prompt"
+        )
+    return "".join(parts)
+
+
+def check_turns(drafts: list[Draft]) -> None:
+    """Raise ValueError unless there is a user turn that says or shows something, and at most one system turn, first."""
+    systems = [i for i, (rest, _) in enumerate(drafts) if rest["role"] == "system"]
+    if len(systems) > 1:
+        raise ValueError(
+            f"there are {len(systems)} system turns (messages {', '.join(map(str, systems))}); join them in the data, "
+            "or set `system` of the source, which replaces them"
+        )
+    if systems and systems[0]:
+        raise ValueError(
+            f"the system turn is message {systems[0]}, not the first; move it in the data, or set `system` of the "
+            "source, which replaces it"
+        )
+    said = [part for rest, parts in drafts if rest["role"] == "user" for part in parts]
+    if not any(isinstance(part, tuple) or part.strip() for part in said):
+        roles = ", ".join(rest["role"] for rest, _ in drafts) or "none"
+        raise UnusableSample(f"there is no user turn with content (turns there: {roles})", "prompt missing")
+
+
 def map_question(drafts: list[Draft], change: Callable[[str], str]) -> None:
     """Rewrite the text of the last user turn, in place. Raises ValueError if that text is not one piece."""
     for rest, parts in reversed(drafts):
@@ -82,13 +126,13 @@ def map_question(drafts: list[Draft], change: Callable[[str], str]) -> None:
 
 
 def place(
-    drafts: list[Draft], media: Mapping[Kind, Sequence[Media]]
+    drafts: list[Draft], media: Mapping[Kind, Sequence[Media]], literal: bool = False
 ) -> tuple[tuple[dict[str, Any], ...], tuple[Media, ...]]:
     """Final messages, and all media in the order in which they are mentioned.
 
     `media` are those of the row's columns. They go, per kind and in order, to the parts that bring no content of their
-    own; else to the literal `<image>` (`<video>`) in the texts; else to the front of the first user turn. Without
-    column media a literal `<image>` is ordinary text. Raises ValueError with both counts if they do not match.
+    own; else to the literal `<image>` (`<video>`) in the texts; else to the front of the first user turn. With
+    `literal`, "<image>" in a text is ordinary text. Raises ValueError with both counts if they do not match.
     """
     replaced: list[Kind] = []
     front: list[Any] = []
@@ -96,20 +140,30 @@ def place(
         count = len(media.get(kind, ()))
         slots = [part for _, parts in drafts for part in parts if isinstance(part, tuple) and part[0] == kind]
         bare = sum(content is None for _, content in slots)
-        literal = sum(part.count(f"<{kind}>") for _, parts in drafts for part in parts if isinstance(part, str))
+        texts = [part for _, parts in drafts for part in parts if isinstance(part, str)]
+        marked = 0 if literal else sum(text.count(f"<{kind}>") for text in texts)
         if bare != count and (bare or len(slots)):
             own = f" and {len(slots) - bare} with it" if len(slots) > bare else ""
             raise UnusableSample(
                 f"the messages have {bare} {kind} parts without content{own}, the columns give {count}",
                 "media counts differ",
             )
+        if marked and slots:
+            raise UnusableSample(
+                f"the text has {marked} <{kind}> placeholders beside {len(slots)} {kind} parts; {_REMEDY}",
+                "media counts differ",
+            )
+        if marked and not count:
+            raise UnusableSample(
+                f"the text has {marked} <{kind}> placeholders, but the row gives no {kind}; {_REMEDY}", NO_MEDIUM
+            )
         if count and not bare:
-            if literal and literal != count:
+            if marked and marked != count:
                 raise UnusableSample(
-                    f"the text has {literal} <{kind}> placeholders, the columns give {count} {kind}s",
+                    f"the text has {marked} <{kind}> placeholders, the columns give {count} {kind}s; {_REMEDY}",
                     "media counts differ",
                 )
-            if literal:
+            if marked:
                 replaced.append(kind)
             else:
                 front += [(kind, None)] * count

@@ -39,20 +39,33 @@ class Sample:
     media: tuple[Media, ...] = ()
     answer: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""  # where its row stands, as FILE:LINE or FILE[ROW]; empty if the id says it
+    notes: tuple[str, ...] = ()  # what was decided when its row was read, for `check` to count
 
     def __post_init__(self) -> None:
         parts = [p for m in self.messages if not isinstance(m["content"], str) for p in m["content"]]
         kinds = [p["type"] for p in parts if p["type"] in ("image", "video")]
         if kinds != [m.kind for m in self.media]:
             raise ValueError(
-                f"sample {self.id}: the messages mention {kinds or 'no media'}, but "
+                f"sample {self.name}: the messages mention {kinds or 'no media'}, but "
                 f"{[m.kind for m in self.media]} came with it"
             )
 
+    @property
+    def name(self) -> str:
+        """What every message calls this sample."""
+        return name_of(self.id, self.place)
+
+
+def name_of(id: str, place: str) -> str:
+    """The one name of a row: its id, with its place (FILE:LINE) behind it where the id is not the place itself."""
+    return id if place in ("", id) else f"{id} ({place})"
+
 
 def last_text(sample: Sample) -> str:
-    """Text of the last message, without its media."""
-    content = sample.messages[-1]["content"]
+    """Text of the last message that is not the assistant's, without its media."""
+    others = [message for message in sample.messages if message["role"] != "assistant"]
+    content = (others or sample.messages)[-1]["content"]
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content if part["type"] == "text").strip()

@@ -27,6 +27,7 @@ def pack(sample: Sample) -> dict[str, Any]:
         ],
         "answer": sample.answer,
         "meta": _plain(sample.meta),
+        "place": sample.place,
     }
 
 
@@ -41,7 +42,7 @@ def unpack(state: Mapping[str, Any]) -> Sample:
         )
         for item in state["media"]
     )
-    return Sample(state["id"], tuple(state["messages"]), media, state["answer"], state["meta"])
+    return Sample(state["id"], tuple(state["messages"]), media, state["answer"], state["meta"], state.get("place", ""))
 
 
 def _plain(value: Any) -> Any:

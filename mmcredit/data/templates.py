@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import StrictUndefined, TemplateError, meta
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+def read_template(text: str | None, file: Path | None) -> str | None:
+    """A template given as text or in a file, None for none. Raises ValueError for both, or an unreadable file."""
+    if file is None:
+        return text
+    if text is not None:
+        raise ValueError("give template or template_file, not both")
+    try:
+        return file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"template_file {str(file)!r} cannot be read: {error}") from None
 
 
 def compile_template(text: str) -> Template:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,27 +13,34 @@ from typing import Any, Literal
 from PIL import Image, ImageOps
 
 from mmcredit.data.dropped import UnusableSample
-from mmcredit.data.media import MediaLimits, decode_data_uri, resolve
+from mmcredit.data.media import MediaLimits, decode_data_uri, is_encoded, resolve
 from mmcredit.data.sample import Media
 
 Kind = Literal["image", "video"]
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
+_BASE64_FROM = 48  # characters, whole groups of four; every image is longer
 
-def to_media(value: Any, kind: Kind, place: str, sample: str, limits: MediaLimits) -> Media:
-    """One media value of a row: {bytes, path}, {path}, encoded bytes, a path below the root, a data URI, a PIL image.
 
-    `place` says where in the row it stands ("images[0]"), `sample` is the sample's id; both appear in messages. A
-    struct with bytes is taken by its bytes, its path is a name only. Raises ValueError.
+def to_media(value: Any, kind: Kind, place: str, sample: str, limits: MediaLimits, folder: Path | None = None) -> Media:
+    """One media value of a row: {bytes, path}, {path}, encoded bytes, a path, base64 text, a data URI, a PIL image.
+
+    A path lies below the root; it may start at `folder`, that of the data file, too. `place` says where in the row the
+    value stands ("images[0]"), `sample` is the sample's name; both appear in messages. A struct with bytes is taken by
+    its bytes, its path is a name only. Raises ValueError.
     """
     what = f"{place} of sample {sample}"
     if isinstance(value, Mapping):
-        return _from_struct(value, kind, place, sample, limits)
+        return _from_struct(value, kind, place, sample, limits, folder)
     if isinstance(value, bytes | bytearray | memoryview):
         return Media(kind, data=bytes(value), name=what)
     if isinstance(value, str) and value[:5].lower() == "data:":
         return Media(kind, data=decode_data_uri(value, limits.max_bytes, what), name=what)
+    if isinstance(value, str) and _is_base64(value):
+        return Media(kind, data=_decoded(value, what), name=what)
     if isinstance(value, str | Path):
-        return Media(kind, path=resolve(limits.root, value, sample), name=f"{str(value)!r} of sample {sample}")
+        path = resolve(limits.root, value, f"{sample}, {place},", folder)
+        return Media(kind, path=path, name=f"{str(value)!r} of sample {sample}")
     if isinstance(value, Image.Image) and kind == "image":
         return Media(kind, data=_encoded(value), name=what)
     if isinstance(value, list | tuple):
@@ -45,7 +53,24 @@ def to_media(value: Any, kind: Kind, place: str, sample: str, limits: MediaLimit
     )
 
 
-def _from_struct(value: Mapping[str, Any], kind: Kind, place: str, sample: str, limits: MediaLimits) -> Media:
+def _is_base64(text: str) -> bool:
+    """Whether a text is encoded content: these letters alone, and decoded it begins as an image or video does."""
+    if len(text) < _BASE64_FROM or not _BASE64.fullmatch(text[:_BASE64_FROM]):
+        return False
+    return is_encoded(_decoded(text[:_BASE64_FROM], "media"))
+
+
+def _decoded(text: str, what: str) -> bytes:
+    plain = "".join(text.split()).translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UnusableSample(f"{what} is not valid base64: {error}", "media damaged") from None
+
+
+def _from_struct(
+    value: Mapping[str, Any], kind: Kind, place: str, sample: str, limits: MediaLimits, folder: Path | None
+) -> Media:
     what = f"{place} of sample {sample}"
     known = ("bytes", "base64", "path", "url", kind, f"{kind}_url", "detail")
     given = {key: item for key, item in value.items() if item is not None and key != "detail"}
@@ -54,22 +79,24 @@ def _from_struct(value: Mapping[str, Any], kind: Kind, place: str, sample: str, 
         raise UnusableSample(
             f"{what} has keys {unknown} that are not used; known: {', '.join(known)}", "media malformed"
         )
+    if isinstance(given.get("bytes"), str) and given["bytes"][:5].lower() != "data:":
+        # JSON holds no bytes: a text in their place is their base64.
+        given["base64"] = given.pop("bytes")
     if "bytes" in given:
         media = to_media(given["bytes"], kind, place, sample, limits)
         name = given.get("path")
         return Media(kind, path=media.path, data=media.data, name=f"{name!r} of sample {sample}" if name else what)
     if "base64" in given:
-        try:
-            return Media(kind, data=base64.b64decode(given["base64"], validate=True), name=what)
-        except (binascii.Error, ValueError, TypeError) as error:
-            raise UnusableSample(f"{what} is not valid base64: {error}", "media damaged") from None
+        if not isinstance(given["base64"], str):
+            raise UnusableSample(f"{what} is not valid base64: {_shown(given['base64'])}", "media damaged")
+        return Media(kind, data=_decoded(given["base64"], what), name=what)
     sources = [key for key in (kind, f"{kind}_url", "path", "url") if key in given]
     if len(sources) != 1:
         raise UnusableSample(
             f"{what} names {sources or 'no content'}; a {kind} is given by exactly one of bytes, path",
             "media malformed",
         )
-    return to_media(given[sources[0]], kind, place, sample, limits)
+    return to_media(given[sources[0]], kind, place, sample, limits, folder)
 
 
 def _encoded(image: Image.Image) -> bytes:

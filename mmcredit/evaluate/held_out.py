@@ -63,7 +63,7 @@ def evaluate_model(
             asked.prompts,
             evaluation_sampling(config),
             [evaluation_seeds(config, s.id) for s in asked.samples],
-            lambda tokens: policy.tokenizer.decode(tokens, skip_special_tokens=True),
+            policy.decode,
             config.evaluate.reward or pool.names[0],
             progress,
             config.evaluate.chosen_k,

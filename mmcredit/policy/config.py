@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class LoRAConfig(BaseModel):
@@ -62,4 +62,21 @@ class ModelConfig(BaseModel):
     )
     vision_cache_mb: int = Field(default=512, ge=0, description="memory for vision features")
     pixel_cache_mb: int = Field(default=512, ge=0, description="host memory for preprocessed images")
-    chat_template: dict[str, Any] = Field(default_factory=dict, description="variables handed to the chat template")
+    chat_template: str | None = Field(
+        default=None,
+        description="none, bare or chatml (layouts for base models), a Jinja file, or the name of one of several "
+        "templates of the model; left out: the model's own",
+    )
+    template_variables: dict[str, Any] = Field(
+        default_factory=dict, description="variables handed to the chat template"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _variables_have_a_place(cls, content: Any) -> Any:
+        """A mapping under `chat_template`, as configs had it, are the template's variables."""
+        if isinstance(content, dict) and isinstance(content.get("chat_template"), dict):
+            content = dict(content)
+            given = content.pop("chat_template")
+            content["template_variables"] = {**given, **content.get("template_variables", {})}
+        return content

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sample import Media, Sample
 from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.rendering import Renderer
 
 # A decoded video: frames [T,H,W,3] uint8 (array or tensor), and what the processor wants to know about them (fps, ...).
 VideoLoader = Callable[[Media], tuple[Any, Mapping[str, Any]]]
@@ -68,12 +70,14 @@ class PromptEncoder:
         pixel_cache_bytes: int,
         load_image: Callable[[Media], Any],
         content_key: Callable[[Media], str],
+        name: str = "",
     ) -> None:
-        """`model`: the inner model (with `get_rope_index` in the Qwen-VL families); `processor` None = text only."""
+        """`model`: the inner model (with `get_rope_index` in the Qwen-VL families); `processor` None = text only;
+        `name`: what messages call the model."""
         self.tokenizer = tokenizer
         self.processor = processor
         self.model = model
-        self.template_variables = dict(template_variables)
+        self.render = Renderer(tokenizer, processor, template_variables, name)
         self.load_image = load_image
         self.content_key = content_key
         self.load_video: VideoLoader | None = None
@@ -92,19 +96,16 @@ class PromptEncoder:
         """The prompt of a sample.
 
         Raises ValueError, naming the sample: reserved tokens in its text, media without a processor, unreadable media,
-        more than `max_tokens` tokens. Nothing is ever cut off.
+        no chat template, one that leaves out a text or an image, more than `max_tokens` tokens. Nothing is ever cut
+        off.
         """
         self._check_text(sample)
         if sample.media and self.processor is None:
             raise ValueError(
-                f"sample {sample.id} has {sample.media[0].kind} media, but the model reads text only; "
+                f"sample {sample.name} has {sample.media[0].kind} media, but the model reads text only; "
                 "set model.path to a vision-language model"
             )
-        template: Any = self.processor if self.processor is not None else self.tokenizer
-        messages = [dict(m) for m in sample.messages]
-        text: str = template.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.template_variables
-        )
+        text = self.render(sample)
         unexpanded = self._tokenise(text)
         media: dict[str, Tensor] = {}
         keys: tuple[str, ...] = ()
@@ -118,7 +119,7 @@ class PromptEncoder:
         if max_tokens is not None and tokens.shape[0] > max_tokens:
             visual = int((types != 0).sum())
             raise ValueError(
-                f"sample {sample.id}: the prompt has {tokens.shape[0]} tokens ({visual} of them visual), more than "
+                f"sample {sample.name}: the prompt has {tokens.shape[0]} tokens ({visual} of them visual), more than "
                 f"data.max_prompt_tokens={max_tokens}; raise it, lower model.max_pixels, or drop the sample"
             )
         positions = self._positions(tokens, types, media)
@@ -144,7 +145,7 @@ class PromptEncoder:
                     if token in part:
                         at = part.index(token)
                         raise ValueError(
-                            f"sample {sample.id}: the text of a {message['role']} message contains the reserved "
+                            f"sample {sample.name}: the text of a {message['role']} message contains the reserved "
                             f"token {token!r} ({part[max(at - 20, 0) : at + len(token) + 20]!r}); media go into the "
                             "message as image parts, and the chat template writes the rest: remove it from the data"
                         )
@@ -160,7 +161,7 @@ class PromptEncoder:
                 image = self.load_image(media)
                 out = self.processor.image_processor(images=[image], return_tensors="pt")
             except ValueError as error:
-                raise ValueError(f"sample {sample.id}: {error}") from error
+                raise ValueError(f"sample {sample.name}: {error}") from error
             return {name: value for name, value in out.items() if isinstance(value, Tensor)}
 
         return self.pixels.get(key, make)
@@ -171,13 +172,14 @@ class PromptEncoder:
         try:
             return tuple(f"{self.content_key(m)}:{self._fingerprint}" for m in ordered)
         except ValueError as error:
-            raise ValueError(f"sample {sample.id}: {error}") from error
+            raise ValueError(f"sample {sample.name}: {error}") from error
 
     def _with_images(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...]]:
         """Image prompts, expanded here, so that an image is preprocessed once whatever text goes with it. The first
         such prompt is compared with the processor's own result; if they differ, the processor is used instead."""
         keys = self._keys(sample)
         processed = [self._image(sample, m, key) for m, key in zip(sample.media, keys, strict=True)]
+        self._check_places(sample, text, processed)
         result = self._expand(text, processed)
         if self._expands is None:
             reference = self._through_processor(sample, text)
@@ -191,6 +193,20 @@ class PromptEncoder:
         if not self._expands or result is None:
             return self._through_processor(sample, text)
         return *result, keys
+
+    def _check_places(self, sample: Sample, text: str, images: Sequence[Mapping[str, Tensor]]) -> None:
+        """The template writes one placeholder per image; one that drops an image of some turn would blind the model."""
+        token = getattr(self.processor, "image_token", None)
+        if token is None or any("image_grid_thw" not in image for image in images):
+            return
+        written = text.count(token)
+        if written != len(images):
+            roles = sorted({m["role"] for m in sample.messages if any(p["type"] == "image" for p in _parts(m))})
+            raise UnusableSample(
+                f"sample {sample.name}: the chat template writes {written} of {len(images)} images (in turns of "
+                f"{', '.join(roles)}); move them to a user turn, or set model.chat_template to another template",
+                "image missing from the prompt",
+            )
 
     def _expand(self, text: str, images: Sequence[Mapping[str, Tensor]]) -> Encoded | None:
         token = getattr(self.processor, "image_token", None)
@@ -214,7 +230,9 @@ class PromptEncoder:
         images = [m for m in sample.media if m.kind == "image"]
         videos = [m for m in sample.media if m.kind == "video"]
         if videos and self.load_video is None:
-            raise ValueError(f"sample {sample.id} has a video, but no video decoder is set (Policy.encoder.load_video)")
+            raise ValueError(
+                f"sample {sample.name} has a video, but no video decoder is set (Policy.encoder.load_video)"
+            )
         try:
             if images:
                 options["images"] = [self.load_image(m) for m in images]
@@ -232,7 +250,7 @@ class PromptEncoder:
                 **options,
             )
         except ValueError as error:
-            raise ValueError(f"sample {sample.id}: {error}") from error
+            raise ValueError(f"sample {sample.name}: {error}") from error
         found = dict(out)
         tokens = found.pop("input_ids")[0].to(torch.int64)
         types = found.pop("mm_token_type_ids")[0].to(torch.int64)
@@ -253,6 +271,10 @@ class PromptEncoder:
             tokens[None], mm_token_type_ids=types[None], attention_mask=torch.ones_like(tokens[None]), **known
         )
         return positions[:, 0].to(torch.int64)
+
+
+def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return () if isinstance(message["content"], str) else message["content"]
 
 
 def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:

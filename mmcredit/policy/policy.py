@@ -18,6 +18,7 @@ from mmcredit.policy import agreement, batching, scores, shown
 from mmcredit.policy.adapters import record_base
 from mmcredit.policy.attention_entropy import Recorder
 from mmcredit.policy.batching import MicroBatch, check_rollouts
+from mmcredit.policy.chat_templates import stop_strings
 from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.costs import Costs
 from mmcredit.policy.encode import PromptEncoder
@@ -71,14 +72,16 @@ class Policy:
             tokenizer,
             processor,
             self.body.base,
-            self.config.chat_template,
+            self.config.template_variables,
             self.config.pixel_cache_mb * 2**20,
             lambda media: load_image(media, self.media_limits),
             content_key,
+            self.config.path,
         )
         # A media placeholder in a response has no media behind it.
         self.suppressed_ids: tuple[int, ...] = tuple(sorted(set(self.body.kinds.values())))
         self.eos_token_ids: tuple[int, ...] = self._eos()
+        self.stop_strings: tuple[str, ...] = stop_strings(self._inner())  # end a response too
         self.reference: Body | None = None
         self.view_prompts: dict[str, MakePrompt] = {}
         self.costs = Costs()
@@ -121,6 +124,12 @@ class Policy:
         if prompt.media_keys:
             items(prompt)
         return prompt
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a response, without special tokens and without the stop string of the chat layout at its end."""
+        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        ends = [at for stop in self.stop_strings if (at := text.rfind(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:

@@ -19,18 +19,30 @@ from mmcredit.rewards.stated import boxed_together, stated
 class MathAnswer(Reward):
     r"""1 if the answer says the same as the reference, as mathematics, else 0.
 
-    The answer is the last complete ``\boxed{...}`` (`extract: boxed`), the last ``<answer>`` tag pair (`tag`), or what
-    the whole response states last (`whole`): its last box or tag pair, else what follows the last "answer is", else the
-    last formula or number of its last line. Nothing found earns 0.
+    The answer is the last complete ``\boxed{...}`` (`extract: boxed`; boxes that are parts of one answer, as in
+    ``\boxed{1} or \boxed{2}``, count as one), the last ``<answer>`` tag pair (`tag`), or what the whole response states
+    last (`whole`): its last box or tag pair, else what follows the last "answer is", else the last formulas or the last
+    number of its last line. Nothing found earns 0.
 
-    The kind of answer decides, and like is compared with like. Numbers, exactly: "1,000" = 1000 = "10^3", 1/2 = 0.5 =
-    50 %, 2 1/2 = 5/2, 1.2e5; 0.333 is not 1/3, a decimal of six places and more is what it rounds. A unit may be left
-    out, another one is wrong unless it says the same (100 cm, 1 m); the bare 50 is not 50 %. Expressions by their
-    values at random points (expanded, factored, other roots and logarithms); tuples and intervals in order, with
-    their brackets; sets and lists of solutions ("2 or 3", "x = \pm 2") in any order, complete; equations up to a
-    constant factor; inequalities as the interval they are; matrices entry by entry; words and option letters as such.
-    "x = 3" says 3. What cannot be read is compared as text. Accepted, though written otherwise: "3, 4" for the pair
-    (3, 4), a vector as a column.
+    The kind of answer decides, like is compared with like, and in doubt an answer is wrong:
+
+    - Numbers are exact: "1,000" = 1000 = "10^3", 1/2 = 0.5 = 50 %, 2 1/2 = 5/2, 1.2e5, ``0.\overline{3}`` = 1/3. A
+      rounded decimal is wrong for an exact reference (0.333 for 1/3, 3.14 for pi), however many its digits. Only where
+      the reference itself is a decimal of eight digits and more, the exact value that it rounds is right. The bare 50
+      is not 50 %; a decimal comma ("0,5") and a ratio for a fraction (3:4 for 3/4) are wrong.
+    - A unit or currency may be left out on either side; another one is wrong unless it says the same (100 cm, 1 m).
+    - Expressions are compared by their values at random points on both sides of 0: expanded, factored, other roots and
+      logarithms. ``\sqrt{x^2}`` is not x.
+    - Pairs, tuples and intervals keep order and brackets: [0, 1) is not (0, 1), a pair is no list ("3, 4" for (3, 4) is
+      wrong; "x = 3, y = 4" is right). A column vector may be written as a tuple; a row may not.
+    - Sets and lists of solutions have any order and must be complete: "2 or 3", {2, 3} and "x = 3 or x = 2" are the
+      same, 3 alone is wrong, and so is 0 for the set {0}.
+    - Equations in several variables are the same up to a constant factor; one of a single unknown must be solved.
+      "x = 3", "f(x) = 2x", "A = pi r^2" say what stands on the right; the line "y = 2x + 3" is not said by 2x + 3.
+    - An inequality in one variable is the interval that it is. Matrices go entry by entry; brackets may differ, bars
+      (a determinant) may not.
+    - Words are compared without case, articles and punctuation; an option letter may carry its text ("C) 24").
+      What cannot be read as any of these is compared as text.
 
     Further right answers may stand in ``meta[answers_key]``; a sample without a reference is not applicable. An
     answer that is stored wrapped in a box or a tag, or at the end of a worked solution, is taken out first.

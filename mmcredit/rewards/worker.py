@@ -67,7 +67,9 @@ def judge(reward: Reward, items: Sequence[RewardItem], memory_limit_mb: int | No
     except (Exception, SystemExit) as error:  # a reward that calls sys.exit() must not end the worker
         return [["raised", _describe(error, memory_limit_mb)]] * len(items)
     if len(values) != len(items):
-        return [["wrong_length", f"{len(values)} values for {len(items)} items"]] * len(items)
+        return [
+            ["wrong_length", f"{len(values)} values for {len(items)} items; return one each, in their order"]
+        ] * len(items)
     return [_outcome(value) for value in values]
 
 

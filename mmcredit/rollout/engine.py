@@ -25,6 +25,12 @@ class Sampling(BaseModel):
     stop_token_ids: tuple[int, ...] = Field((), description="further ids that end a response (kept in it)")
 
 
+def with_stops(sampling: Sampling, stop: Sequence[str]) -> Sampling:
+    """The sampling with the stop strings of the policy's chat layout besides its own."""
+    every = tuple(dict.fromkeys((*sampling.stop, *stop)))
+    return sampling if every == sampling.stop else sampling.model_copy(update={"stop": every})
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt to sample from: one response per seed.

@@ -135,4 +135,4 @@ class HeldOut:
         )
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return self.parts.policy.tokenizer.decode(tokens, skip_special_tokens=True)
+        return self.parts.policy.decode(tokens)

@@ -230,7 +230,7 @@ class SamplingStage:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of ids, special tokens skipped."""
-        return self.policy.tokenizer.decode(tokens, skip_special_tokens=True)
+        return self.policy.decode(tokens)
 
     def note(self, name: str, value: float) -> None:
         """Log `value` as rollout/<name>; a second note of the name in one step is added to the first."""

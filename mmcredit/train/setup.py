@@ -71,6 +71,7 @@ def furnish(config: RunConfig, world: World) -> Parts:
     samples = load_samples(config, config.data.train)
     held_out = held_out_samples(config)
     policy = Policy.load(config.model, derive(config.run.seed, "model") % 2**32, config.data.media)
+    policy.encoder.render.check()  # before it is said once per sample
     policy.world = world
     pipeline = Pipeline(config.credit)
     objective = config.build_objective()

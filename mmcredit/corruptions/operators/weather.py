@@ -44,7 +44,7 @@ class Snow(PublishedPixels):
 
     Noise N(mean, std), enlarged by z, nothing below t, motion-blurred with (r, s) at 45 to 135 degrees; added as it is
     and turned by 180 degrees to b x + (1 - b) max(x, 1.5 grey(x) + 0.5). ImageNet-C (arXiv 1903.12261), its constants.
-    Video: one direction for all frames, new flakes in each.
+    Severities 2 and 3 hurt about the same. Video: one direction for all frames, new flakes in each.
     """
 
     frames: ClassVar[Literal["same", "new noise"]] = "new noise"

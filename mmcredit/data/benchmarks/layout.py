@@ -61,7 +61,7 @@ def locate(benchmark: str, form: Format, split: str, root: Path) -> list[DataFil
     if root.is_file():
         if root.suffix not in SUFFIXES:
             raise ValueError(f"{root} is not a {', '.join(SUFFIXES)} file")
-        return [DataFile(root, root.stem)]
+        return [DataFile(root, root.name)]
     if not root.is_dir():
         raise ValueError(f"data root {str(root)!r} of {benchmark}: no such file or folder")
     rule = form.splits[split]
@@ -131,7 +131,7 @@ def _chosen(base: Path, rule: Split, split: str, stems: Sequence[str]) -> list[D
                 per_folder.append(files)
         if per_folder:
             chosen = [p for files in per_folder for p in files] if merged else per_folder[0]
-            return [DataFile(p, p.relative_to(base).with_suffix("").as_posix()) for p in dict.fromkeys(chosen)]
+            return [DataFile(p, p.relative_to(base).as_posix()) for p in dict.fromkeys(chosen)]
     return []
 
 

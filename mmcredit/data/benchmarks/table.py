@@ -228,7 +228,7 @@ class KeyedRows:
         return self._data[index]
 
     def place(self, index: int) -> str:
-        return f"{self._file.path}, item {self._keys[index]!r}"
+        return f"{self._file.name}[{self._keys[index]!r}]"
 
     def id(self, index: int) -> str:
-        return f"{self._file.name}/{self._keys[index]}"
+        return self.place(index)

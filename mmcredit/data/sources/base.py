@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 from mmcredit.components import Component
 from mmcredit.data import columns as column_names
 from mmcredit.data.columns import Columns
-from mmcredit.data.conventions import Reading, to_sample
+from mmcredit.data.conventions import LastTurn, Reading, to_sample
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.order import permutation
-from mmcredit.data.sample import Sample
-from mmcredit.data.templates import compile_template
+from mmcredit.data.sample import Sample, name_of
+from mmcredit.data.templates import compile_template, read_template
 
 
 class Source(Component):
@@ -42,10 +42,10 @@ class Rows(Protocol):
         """One row by number. Raises ValueError if it cannot be read."""
 
     def place(self, index: int) -> str:
-        """Where row `index` stands, for messages: "train.jsonl, line 7"."""
+        """Where row `index` stands, for messages: "train.jsonl:7"."""
 
     def id(self, index: int) -> str:
-        """A stable name of row `index`: "train/6"."""
+        """A stable name of row `index`; for rows of files, its place."""
 
 
 class TableSource(Source):
@@ -62,10 +62,21 @@ class TableSource(Source):
     )
     shuffle: int | None = Field(default=None, ge=0, description="seed of a fixed shuffle before `limit`")
     limit: int | None = Field(default=None, gt=0, description="keep at most this many rows")
+    last_assistant_turn: LastTurn = Field(
+        default="reference",
+        description="of a chat that ends with the assistant: split it off as the reference, or continue it",
+    )
+    literal_placeholders: bool = Field(
+        default=False, description="<image> and <video> in the text are words, not places for media"
+    )
 
     def rows(self) -> Rows:
         """The table. Raises ValueError if it cannot be opened."""
         raise TypeError(f"{type(self).__name__} does not implement rows()")
+
+    def columns_to_read(self) -> Columns:
+        """The columns that rows are read by; a source that makes its own columns says which they are."""
+        return self.columns
 
     def media_limits(self, limits: MediaLimits) -> MediaLimits:
         """The limits for this source's media; a source that ships its own files declares their folder here."""
@@ -80,14 +91,7 @@ class TableSource(Source):
 
     def template_text(self) -> str | None:
         """The template, from its file if it has one. Raises ValueError if both are given or the file is missing."""
-        if self.template_file is None:
-            return self.template
-        if self.template is not None:
-            raise ValueError("give template or template_file, not both")
-        try:
-            return self.template_file.expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"template_file {str(self.template_file)!r} cannot be read: {error}") from None
+        return read_template(self.template, self.template_file)
 
     def load(self, limits: MediaLimits) -> Sequence[Sample]:
         """A sequence that reads a row and makes its sample at each access.
@@ -112,9 +116,11 @@ class TableSource(Source):
         text = self.template_text()
         reading = Reading(
             limits=self.media_limits(limits),
-            columns=self.columns,
+            columns=self.columns_to_read(),
             system=self.system,
             template=None if text is None else compile_template(text),
+            last_assistant_turn=self.last_assistant_turn,
+            literal_placeholders=self.literal_placeholders,
         )
         return TableSamples(rows, indices, reading, ids)
 
@@ -135,6 +141,7 @@ class TableSource(Source):
             top = name if name in present else head
             accepted = wanted if isinstance(wanted, list) else [wanted]
             keep &= [column_names.get({top: value}, name) in accepted for value in rows.column(top)]
+        keep[list(_unreadable(rows))] = True  # no filter hides a damaged row: it is counted when it is read
         return np.flatnonzero(keep)
 
     def _explicit_ids(self, rows: Rows, indices: np.ndarray) -> dict[int, str] | None:
@@ -146,7 +153,11 @@ class TableSource(Source):
         values = list(rows.column(top))
         ids: dict[int, str] = {}
         seen: dict[str, int] = {}
+        damaged = _unreadable(rows)
         for index in indices.tolist():
+            if index in damaged:
+                ids[index] = rows.id(index)
+                continue
             value = column_names.get({top: values[index]}, name)
             if value is None or value == "":
                 raise ValueError(f"{rows.place(index)} has no id in column {name!r} (columns.id)")
@@ -159,6 +170,12 @@ class TableSource(Source):
             seen[text] = index
             ids[index] = text
         return ids
+
+
+def _unreadable(rows: Rows) -> set[int]:
+    """Numbers of the rows that can only be refused, for tables that know them before they are read."""
+    found = getattr(rows, "unreadable", None)
+    return set() if found is None else found()
 
 
 class TableSamples(Sequence[Sample]):
@@ -180,7 +197,18 @@ class TableSamples(Sequence[Sample]):
         if isinstance(index, slice):
             return TableSamples(self._rows, self._indices[index], self._reading, self._ids)
         row = int(self._indices[index])
-        return to_sample(self._rows.read(row), self.id(index), self._reading, self._rows.place(row))
+        folder = getattr(self._rows, "folder", None)
+        return to_sample(
+            self._rows.read(row),
+            self.id(index),
+            self._reading,
+            self._rows.place(row),
+            None if folder is None else folder(row),
+        )
+
+    def name(self, index: int) -> str:
+        """What messages call a sample, known without reading its row."""
+        return name_of(self.id(index), self._rows.place(int(self._indices[index])))
 
     def id(self, index: int) -> str:
         """The id of a sample without reading its row: for messages about rows that cannot be read."""

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from mmcredit.components import build, names, nearest, register
 from mmcredit.data.order import permutation
 from mmcredit.data.sources.base import Source
-from mmcredit.data.templates import compile_template
+from mmcredit.data.templates import compile_template, read_template
 
 if TYPE_CHECKING:
     from mmcredit.data.benchmarks.samples import BenchmarkSamples
@@ -50,6 +50,7 @@ class BenchmarkSource(Source):
     template: str | None = Field(
         default=None, description="Jinja2 template of the user's turn: {{ content }}, {{ row.NAME }} of the meta"
     )
+    template_file: Path | None = Field(default=None, description="file that holds the template instead")
     where: dict[str, Any] = Field(
         default_factory=dict, description="keep items whose meta has this value, or one of this list"
     )
@@ -72,8 +73,9 @@ class BenchmarkSource(Source):
         for key in ("split", "scoring"):
             if key in self.options:
                 raise ValueError(f"{key} stands beside options, not in it")
-        if self.template is not None:
-            compile_template(self.template)
+        text = read_template(self.template, self.template_file)
+        if text is not None:
+            compile_template(text)
         self.benchmark()
         return self
 
@@ -95,7 +97,8 @@ class BenchmarkSource(Source):
             kept = [kept[i] for i in permutation(len(kept), self.shuffle)]
         rows = samples.rows()
         chosen = samples.selected([rows[i] for i in kept[: self.limit]])
-        return chosen.wrapped(self.system, None if self.template is None else compile_template(self.template))
+        text = read_template(self.template, self.template_file)
+        return chosen.wrapped(self.system, None if text is None else compile_template(text))
 
     def _passes(self, meta: dict[str, Any]) -> bool:
         for key, wanted in self.where.items():

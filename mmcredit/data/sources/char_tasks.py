@@ -198,7 +198,7 @@ class CharRows:
         return self._rows[index]
 
     def place(self, index: int) -> str:
-        return f"char_tasks {self._source.split} question {index}"
+        return self.id(index)
 
     def id(self, index: int) -> str:
         return f"char_tasks/{self._source.split}/{self._source.seed}/{index}"

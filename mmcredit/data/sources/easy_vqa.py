@@ -89,7 +89,7 @@ class EasyVqaRows:
         }
 
     def place(self, index: int) -> str:
-        return f"easy-vqa {self._split} question {index}"
+        return self.id(index)
 
     def id(self, index: int) -> str:
         return f"easy_vqa/{self._split}/{index}"

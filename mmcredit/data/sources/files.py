@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file, and what its samples' ids start with."""
+    """A data file, and what its samples' ids start with: its path below the folder that all files share."""
 
     path: Path
     name: str
@@ -38,14 +38,9 @@ def expand(patterns: str | Sequence[str], suffixes: Sequence[str]) -> list[DataF
 
 
 def named(paths: Iterable[Path]) -> list[DataFile]:
-    """Give each file a name without machine-dependent parts: its path below the folder that all share, no suffix."""
+    """Give each file a name without machine-dependent parts: its path below the folder that all share."""
     files = list(paths)
     if not files:
         return []
     shared = os.path.commonpath([os.path.abspath(path.parent) for path in files])
-    relative = [Path(os.path.relpath(os.path.abspath(path), shared)) for path in files]
-    names = [path.with_suffix("").as_posix() for path in relative]
-    return [
-        DataFile(path, name if names.count(name) == 1 else short.as_posix())
-        for path, short, name in zip(files, relative, names, strict=True)
-    ]
+    return [DataFile(path, Path(os.path.relpath(os.path.abspath(path), shared)).as_posix()) for path in files]

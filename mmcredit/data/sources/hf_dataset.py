@@ -27,7 +27,7 @@ class HfDataset(TableSource):
 
     Nothing is fetched from the hub, and no loading script is run. `split` may be left out where there is only one.
     Parquet files need pyarrow alone, the other two the package `datasets` (extra `datasets`). Pictures stay encoded as
-    they were stored; class labels become their names. Ids are split (or file name) / row number.
+    they were stored; class labels become their names. Ids are FILE[ROW], of a saved data set SPLIT[ROW], rows from 0.
     """
 
     path: str = Field(description="folder of the data set")
@@ -132,7 +132,11 @@ class SavedRows:
         return {name: class_name(value, self._labels.get(name)) for name, value in row.items()}
 
     def place(self, index: int) -> str:
-        return f"{self._folder}, split {self._name}, row {index}"
+        return f"{self._name}[{index}]"
 
     def id(self, index: int) -> str:
-        return f"{self._name}/{index}"
+        return self.place(index)
+
+    def folder(self, index: int) -> Path:
+        """The folder of the data set, where the paths of its media may start."""
+        return Path(self._folder)

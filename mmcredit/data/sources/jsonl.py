@@ -8,11 +8,13 @@ import os
 from array import array
 from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from mmcredit.components import register
+from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sources.base import Rows, TableSource
 from mmcredit.data.sources.files import DataFile, expand
 
@@ -29,15 +31,19 @@ class JsonLines(TableSource):
         {"prompt": "How many squares?", "image": "scenes/7.png", "answer": "3"}
         {"prompt": [{"role": "user", "content": "What is 2+3?"}], "answer": "5"}
 
-    Image and video paths lie below `data.media.root`. A `.jsonl` file is checked whole when it is loaded, of which only
-    line positions stay in memory; lines are read again when they are used. A `.json` list stays in memory. Ids are
-    file name / line number - 1 (or list position).
+    Image and video paths lie below `data.media.root`, by default the folder of the file. A `.jsonl` file is checked
+    whole when it is loaded, of which only line positions stay in memory; lines are read again when they are used. A
+    line that is not one JSON object is a sample that cannot be used: counted and replaced like any other. A `.json`
+    list stays in memory. Ids are FILE:LINE, as editors count lines, or FILE[ITEM] of a list, items from 0.
     """
 
     path: str | list[str] = Field(description="file, folder, pattern, or a list of them")
 
     def rows(self) -> Rows:
         return JsonRows(expand(self.path, (".jsonl", ".json")))
+
+
+BROKEN = "not a JSON object"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -53,44 +59,50 @@ def _parse(line: bytes | str, place: str) -> dict[str, Any]:
         row = json.loads(line, object_pairs_hook=_unique_keys)
     # JSONDecodeError and UnicodeDecodeError are ValueErrors; RecursionError: brackets nested by the thousand.
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is not valid JSON: {error}") from None
+        raise UnusableSample(f"{place} is not valid JSON: {error}", BROKEN) from None
     if not isinstance(row, dict):
-        raise ValueError(f"{place} is a JSON {type(row).__name__}; one object a line is wanted")
+        raise UnusableSample(f"{place} is a JSON {type(row).__name__}; one object a line is wanted", BROKEN)
     return row
 
 
 class _Lines:
-    """One `.jsonl` file: where its lines start, and which keys occur."""
+    """One `.jsonl` file: where its lines start, and which keys occur. Raises ValueError if no line can be used."""
 
     def __init__(self, file: DataFile) -> None:
         self.file = file
         self.offsets = array("Q")
         self.numbers = array("Q")  # line numbers from 0; blank lines have none
         self.keys: dict[str, None] = {}
+        self.broken: set[int] = set()  # lines that are no JSON object
+        first: UnusableSample | None = None
         offset = 0
         try:
             with file.path.open("rb") as stream:
                 self.stamp = _stamp(stream.fileno())
                 for number, line in enumerate(stream):
                     if line.strip():
-                        self.keys.update(dict.fromkeys(_parse(_without_bom(line), self._place(number))))
+                        try:
+                            self.keys.update(dict.fromkeys(_parse(_without_bom(line), self._place(number))))
+                        except UnusableSample as error:
+                            first = first or error
+                            self.broken.add(len(self.offsets))
                         self.offsets.append(offset)
                         self.numbers.append(number)
                     offset += len(line)
         except OSError as error:
             raise ValueError(f"{file.path} cannot be read: {error}") from None
+        if first is not None and len(self.broken) == len(self.offsets):
+            whole = "; a JSON document over several lines is named .json" if len(self.offsets) > 1 else ""
+            raise ValueError(f"{file.path}: none of its {len(self.offsets)} lines can be used: {first}{whole}")
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def _place(self, number: int) -> str:
-        return f"{self.file.path}, line {number + 1}"
+        return f"{self.file.name}:{number + 1}"
 
     def place(self, index: int) -> str:
         return self._place(self.numbers[index])
-
-    def id(self, index: int) -> str:
-        return f"{self.file.name}/{self.numbers[index]}"
 
     def read(self, index: int) -> dict[str, Any]:
         try:
@@ -107,7 +119,10 @@ class _Lines:
         with self.file.path.open("rb") as stream:
             for number, line in enumerate(stream):
                 if line.strip():
-                    yield _parse(_without_bom(line), self._place(number))
+                    try:
+                        yield _parse(_without_bom(line), self._place(number))
+                    except UnusableSample:
+                        yield {}
 
 
 def _stamp(descriptor: int) -> tuple[int, int]:
@@ -136,16 +151,14 @@ class _List:
             if not isinstance(row, dict):
                 raise ValueError(f"{self.place(index)} is a JSON {type(row).__name__}; an object is wanted")
         self.data: list[dict[str, Any]] = data
+        self.broken: set[int] = set()
         self.keys = dict.fromkeys(key for row in data for key in row)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def place(self, index: int) -> str:
-        return f"{self.file.path}, item {index}"
-
-    def id(self, index: int) -> str:
-        return f"{self.file.name}/{index}"
+        return f"{self.file.name}[{index}]"
 
     def read(self, index: int) -> dict[str, Any]:
         return self.data[index]
@@ -181,8 +194,16 @@ class JsonRows:
         return part.place(local)
 
     def id(self, index: int) -> str:
-        part, local = self._find(index)
-        return part.id(local)
+        return self.place(index)
+
+    def folder(self, index: int) -> Path:
+        """The folder of the file of row `index`, where the paths of its media may start."""
+        return self._find(index)[0].file.path.parent
+
+    def unreadable(self) -> set[int]:
+        """Numbers of the rows that `read` refuses; in `column` they have no values."""
+        starts = [end - len(part) for end, part in zip(self._ends, self._parts, strict=True)]
+        return {start + row for start, part in zip(starts, self._parts, strict=True) for row in part.broken}
 
     def _find(self, index: int) -> tuple[_Lines | _List, int]:
         number = bisect.bisect_right(self._ends, index)

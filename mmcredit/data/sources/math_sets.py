@@ -78,6 +78,9 @@ class MathSet(TableSource):
         files = of_split(expand(self.path, SUFFIXES), self.split, self.describe())
         return MathRows(open_files(files), self.name_, FORMATS[self.name_], self.instruction)
 
+    def columns_to_read(self) -> Columns:
+        return self.columns.model_copy(update={"prompt": "question", "answer": "answer"})
+
     def load(self, limits: MediaLimits) -> MathSamples:
         table = super().load(limits)
         assert isinstance(table, TableSamples)
@@ -171,7 +174,7 @@ class ProblemFiles:
         return self._rows[index]
 
     def place(self, index: int) -> str:
-        return str(self._files[index].path)
+        return self._files[index].name
 
     def id(self, index: int) -> str:
         return self._files[index].name

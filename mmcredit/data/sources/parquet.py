@@ -6,6 +6,7 @@ import bisect
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -25,9 +26,10 @@ class Parquet(TableSource):
           - parquet: {path: "geometry/train-*.parquet", columns: {prompt: problem}}
 
     Images are structs {bytes, path} or plain bytes, alone or in a list (as EasyR1, verl and Hugging Face `datasets`
-    write them), or paths below `data.media.root`. Class labels that `datasets` wrote as numbers become their names.
+    write them), or paths below `data.media.root`, by default the folder of the file.
+    Class labels that `datasets` wrote as numbers become their names.
     Row groups are read when needed and kept up to `cache_bytes`; of larger data the least recently used are dropped,
-    which makes shuffled reading slow: raise it, or write smaller row groups. Ids are file name / row number.
+    which makes shuffled reading slow: raise it, or write smaller row groups. Ids are FILE[ROW], rows from 0.
     """
 
     path: str | list[str] = Field(description="file, folder, pattern, or a list of them")
@@ -95,11 +97,14 @@ class ParquetRows:
 
     def place(self, index: int) -> str:
         file, row = self._in_file(index)
-        return f"{file.path}, row {row}"
+        return f"{file.name}[{row}]"
 
     def id(self, index: int) -> str:
-        file, row = self._in_file(index)
-        return f"{file.name}/{row}"
+        return self.place(index)
+
+    def folder(self, index: int) -> Path:
+        """The folder of the file of row `index`, where the paths of its media may start."""
+        return self._in_file(index)[0].path.parent
 
     def _find(self, index: int) -> tuple[int, int]:
         """(row group over all files, row in it)."""

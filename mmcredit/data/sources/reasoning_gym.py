@@ -250,7 +250,7 @@ class GeneratedRows:
         return self._rows[index]
 
     def place(self, index: int) -> str:
-        return f"{self._name}, item {self._rows[index]['reasoning_gym']['index']}"
+        return self.id(index)
 
     def id(self, index: int) -> str:
         return f"{self._name}/{self._rows[index]['reasoning_gym']['index']}"

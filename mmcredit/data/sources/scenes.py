@@ -104,7 +104,7 @@ class SceneRows:
         return {**self._without_image(question), "image": png(question.scene, self._source.image_size)}
 
     def place(self, index: int) -> str:
-        return f"scenes {self._source.split} question {index}"
+        return self.id(index)
 
     def id(self, index: int) -> str:
         source = self._source

@@ -71,7 +71,7 @@ class SumRows:
         return {"question": _question(a, b), "answer": str(a + b), "a": a, "b": b}
 
     def place(self, index: int) -> str:
-        return f"sums {self._source.split} question {index}"
+        return self.id(index)
 
     def id(self, index: int) -> str:
         a, b = self._pairs[index]

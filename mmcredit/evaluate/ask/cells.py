@@ -215,7 +215,7 @@ class _Block:
                 out.append(Skipped(task.number, task.sample.id, task.cell, "cannot be sampled", found))
                 continue
             for response in found:
-                text = self.policy.tokenizer.decode(response.tokens, skip_special_tokens=True)
+                text = self.policy.decode(response.tokens)
                 out.append(Answer(task.number, task.sample, task.cell, response, text, seconds))
         return [*out, *(item for _, item in waiting)]
 

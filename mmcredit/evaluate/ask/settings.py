@@ -81,7 +81,10 @@ def settings_of(
         "model": {
             **model.model_dump(
                 mode="json",
-                include={"path", "dtype", "min_pixels", "max_pixels", "chat_template", "lora", "trust_remote_code"},
+                include={
+                    *("path", "dtype", "min_pixels", "max_pixels", "chat_template", "template_variables", "lora"),
+                    "trust_remote_code",
+                },
             ),
             "fingerprint": fingerprint(model.path, model.base),
         },

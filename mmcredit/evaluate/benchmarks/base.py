@@ -174,7 +174,9 @@ def in_meta(key: str) -> Callable[[Scored], Iterable[str]]:
 
 
 def without_thinking(response: str) -> str:
-    """The response without ``<think>..</think>``, as official rules want it; an unclosed one keeps its text.
+    """The response without ``<think>..</think>`` and the blanks around, as official rules want it.
+
+    A response without thinking stays as it is, to the blank; an unclosed one keeps its text.
 
     A closing tag without an opening one ends thinking that the prompt began: what comes before it goes too.
     """
@@ -183,7 +185,7 @@ def without_thinking(response: str) -> str:
     while True:
         start, end = response.find("<think>", at), response.find("</think>", at)
         if end < 0:
-            return "".join([*kept, response[at:]]).strip()
+            return "".join([*kept, response[at:]]).strip() if at else response
         if 0 <= start < end:
             kept.append(response[at:start])
         at = end + len("</think>")

@@ -87,9 +87,11 @@ def div(a: Value, b: Value) -> Value:
 
 def power(base: Value, exponent: Value) -> Value:
     """base^exponent; a result of more than `_MOST_BITS` bits is refused before it is computed."""
-    if exponent == 0:
+    if exponent == 0 and base != 0:
         return Fraction(1)
     if base == 0:
+        if exponent == 0:
+            raise NoExpressionError("0^0")
         if isinstance(exponent, Fraction) and exponent < 0:
             raise ZeroDivisionError
         return Fraction(0)

@@ -99,7 +99,7 @@ def clean(text: str) -> str:
     text = re.sub(r"\b(?:USD\s*|US(?=[¤$]))(?=[\d¤$])", lambda m: DOLLAR if "D" in m[0] else "", text)
     text = re.sub(r"\$(?=\s*-?[\d.])", DOLLAR, text).replace("$", " ")
     text = text.replace("**", "^") if re.search(r"\w\s*\*\*\s*[\w({]", text) else text.replace("**", " ")
-    text = re.sub(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|\{ \})(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|\{ \}|')(?=\d{3}(?!\d))", "", text)
     for _ in range(4):
         replaced = _TEXT_MACRO.sub(r" \1 ", text)
         if replaced == text:
@@ -110,7 +110,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<=[\d}])\s*(k?)\s*\\Omega(?![A-Za-z])", r" \1Ω", text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*10\s*\^", r"\\times 10^", text)
     text = re.sub(r"\b([aApP])\.\s*([mM])\.?(?!\w)", r"\1\2", text)
-    text = re.sub(r"\\frac\s*(\d)\s*(\d)(?!\d*\})", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\(frac|binom)\s*(\d)\s*(\d)(?!\d*\})", r"\\\1{\2}{\3}", text)
     text = re.sub(r"\\frac\s*(\d|[a-zA-Z])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zA-Z])(?!\w*\})", r"\1{\2}", text)
     text = re.sub(r"\\frac\s*([a-zA-Z\d])\s*([a-zA-Z\d])", r"\\frac{\1}{\2}", text)
@@ -120,7 +120,7 @@ def clean(text: str) -> str:
     text = re.sub(r"^([\d.]+)((?: to [\d.]+)+)$", lambda m: m[1] + m[2].replace(" to ", ":"), " ".join(text.split()))
     text = _RECURRING.sub(_recurring, text)
     text = _PROSE.sub("", _LEAD.sub("", text))
-    text = re.sub(r"^(?:=|\\approx)\s*", "", text.strip(' `"*'))
+    text = re.sub(r"^(?:=|\\approx)\s*|(?:\s*\\\\)+\s*$", "", text.strip(' `"*'))
     where = _WHERE.search(text)
     if where is not None and re.search(rf"(?<![a-z]){where[1] or where[2]}(?![a-z])", text[: where.start()]):
         text = text[: where.start()]

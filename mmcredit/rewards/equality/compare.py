@@ -20,9 +20,11 @@ from mmcredit.rewards.equality.clean import clean
 from mmcredit.rewards.equality.dates import clock
 from mmcredit.rewards.equality.kinds import VARIABLE, Node, named, read
 from mmcredit.rewards.equality.points import proportional, same_value
+from mmcredit.rewards.equality.units import matched
 from mmcredit.rewards.equality.value import Expression
 
 LONGEST = 3000  # characters of an answer; a longer one is compared as text only
+_MOST_COMPARED = 24  # items of a list that are written differently, compared each with each
 _BASED = re.compile(r"\(?\s*([\dA-Fa-f]+)\s*\)?\s*_\s*\{?\s*(\d{1,2}|[a-z]{3,7})\s*\}?")  # 1011_2
 _BASES = {
     "two": "2",
@@ -91,7 +93,7 @@ def same(a: Node, b: Node) -> bool:
             return same(x.items[0], y)
         if x.kind == "inequality" and y.kind == "tuple" and len(x.parts) == len(y.parts) == 2:
             closed = "<=" if set("[]") & set(y.sort) else "<"
-            return _inequalities(x, replace(y, sort=closed))
+            return len(_variables("-".join(x.parts))) > 1 and _inequalities(x, replace(y, sort=closed))
         if x.kind == "words" and y.kind == "quantity" and x.unit is None and y.unit is None:
             return bool(_spelt(x.text)) and _spelt(x.text) == _spelt(y.text)
     return False
@@ -100,17 +102,26 @@ def same(a: Node, b: Node) -> bool:
 def _each(items: Sequence[Node]) -> list[Node]:
     """Items without repetitions."""
     kept: list[Node] = []
-    for item in items:
-        if not any(same(item, other) for other in kept):
+    for item in {item.text: item for item in items}.values():
+        if len(kept) > _MOST_COMPARED or not any(same(item, other) for other in kept):
             kept.append(item)
     return kept
 
 
 def _unordered(first: Sequence[Node], second: Sequence[Node]) -> bool:
+    """Whether the items are the same in some order. What is written alike goes first; the rest is compared in pairs."""
     if len(first) != len(second):
         return False
-    left = list(second)
+    left, open_items = list(second), []
     for item in first:
+        place = next((i for i, other in enumerate(left) if other.text == item.text and other.kind == item.kind), None)
+        if place is None or not same(item, left[place]):
+            open_items.append(item)
+        else:
+            del left[place]
+    if len(open_items) > _MOST_COMPARED:
+        return False
+    for item in open_items:
         place = next((i for i, other in enumerate(left) if same(item, other)), None)
         if place is None:
             return False
@@ -135,7 +146,7 @@ def _in_order(listed: Node, pair: Node) -> bool:
 def _stated(equation: Node, other: Node) -> bool:
     """`x = 3` against `3`: the left side must only name what is given, or be worth the same."""
     *names, value = equation.parts
-    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value):
+    if names in (["x"], ["y"], ["z"]) and other.kind == "quantity" and _variables(value) & {"x", "y", "z"}:
         return False  # "y = 2x + 3" is a line, which 2x + 3 does not say
     if not all(named(name) or _worth(name, equation.parts[-1]) for name in names):
         return False
@@ -207,7 +218,8 @@ def _equations(a: Node, b: Node) -> bool:
         crossed = read(a.parts[1]), read(b.parts[0])
         if same(*crossed) and same(read(a.parts[0]), read(b.parts[1])):
             return True
-    return proportional(a.parts, b.parts, positive=False)
+    # A curve may be written in many ways; "2x = 6" has not said yet that x = 3.
+    return len(_variables(a.text.replace("=", "-"))) > 1 and proportional(a.parts, b.parts, positive=False)
 
 
 def _inequalities(a: Node, b: Node) -> bool:
@@ -230,8 +242,8 @@ def _ratios(a: Node, b: Node) -> bool:
     if len(a.items) != len(b.items):
         return False
     times = clock(a.text), clock(b.text)
-    if times[0] is not None and times[1] is not None:
-        return times[0] == times[1]
+    if (times[0] is not None and times[1] is not None) or ":0" in a.text.replace(" ", "") + b.text.replace(" ", ""):
+        return times[0] is not None and times[0] == times[1]
     one, other = a.items[0].text, b.items[0].text
     return all(_values(f"({x.text})*({other})", f"({y.text})*({one})") for x, y in zip(a.items, b.items, strict=True))
 
@@ -242,7 +254,7 @@ def _quantities(a: Node, b: Node) -> bool:
         x, y = (a, b) if a.percent else (b, a)
         return y.unit is None and _values(f"({x.text})/100", y.text)
     if a.unit is not None and b.unit is not None:
-        (first, one), (second, other) = a.unit, b.unit
+        (first, one), (second, other) = matched(a.unit, b.unit)
         if first != second:
             return False
         return _values(a.text, b.text) if one == other else _values(_times(a.text, one), _times(b.text, other))
@@ -265,8 +277,12 @@ def _values(a: str, b: str) -> bool:
         return False
     try:
         return same_value(a, b) or _rounded(a, b)
-    except NoExpressionError:
-        return False
+    except NoExpressionError:  # an integral, a sum, a set: compared as written
+        return _unbraced(a) == _unbraced(b)
+
+
+def _unbraced(text: str) -> str:
+    return re.sub(r"\{(\w)\}", r"\1 ", text).replace(" ", "")
 
 
 def _in_base(match: re.Match[str]) -> tuple[str, str]:

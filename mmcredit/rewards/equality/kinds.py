@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from mmcredit.rewards.equality.dates import day
+from mmcredit.rewards.equality.spelled import spelled
 from mmcredit.rewards.equality.units import Unit, compound, product, read_unit
 from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 
@@ -35,7 +36,9 @@ _WITHOUT = re.compile(
     r"\\mathbb\s*\{?R\}?\s*(?:\\setminus|\\backslash|-|\\)\s*\\\{(.*)\\\}|"
     r"(?:the set of )?all real(?: number)?s?(?: except(?: for)?| but)\s+([^a-zA-Z]+)"
 )
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"(.{0,40}?)\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\2\}", re.DOTALL
+)
 _NAME = r"(?:\\?[A-Za-z]+'*(?:_(?:\{[^{}]*\}|\w))?'*)"
 VARIABLE = re.compile(
     r"[A-Za-z](?:_(?:\{\w+\}|\w))?'*|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|epsilon|rho|sigma)"
@@ -43,7 +46,7 @@ VARIABLE = re.compile(
 _INDEXED = r"(?:_(?:\{[^{}]*\}|\w))?"
 # What an equation may only give a name to: x, f(x), AB, the area, \angle ABC, \sin A, V_1 : V_2. No product: 2x, xy.
 _CALLED = re.compile(
-    rf"[A-Za-z]{_INDEXED}'*(?:\s*\([^()=<>]*\))?|\\[a-zA-Z]+{_INDEXED}|m?\s*\\angle\s*[A-Z]{{1,3}}|"
+    rf"[A-Za-z]{_INDEXED}'*(?:\^\{{?-1\}}?)?(?:\s*\([^()=<>]*\))?|\\[a-zA-Z]+{_INDEXED}|m?\s*\\angle\s*[A-Z]{{1,3}}|"
     r"[A-Za-z][A-Za-z ]{3,}|sum|age|min|max|gcd|lcm|\([A-Za-z, ]+\)|\|?[A-Z]{2}\|?|"
     r"\\(?:overline|overrightarrow|vec|hat)\s*(?:\{[A-Za-z]+\}|[A-Za-z])|\\frac\{[A-Z]{2}\}\{[A-Z]{2}\}|"
     r"\\(?:sin|cos|tan|gcd|min|max)\s*(?:\\?[A-Za-z]+|\([^()=<>]*\))|"
@@ -52,15 +55,6 @@ _CALLED = re.compile(
 _OPERATORS = ("<=", ">=", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", "!=", "<", ">", "=")
 _OPEN, _CLOSE = {"(", "[", "{", r"\{", r"\langle"}, {")", "]", "}", r"\}", r"\rangle"}
 _PIECE = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        (
-            "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-            "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-        )
-    )
-}  # fmt: skip
 _FUNCTION_WORDS = frozenset(
     (
         "sin", "cos", "tan", "sec", "csc", "cot", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "asin", "acos",
@@ -79,8 +73,13 @@ def read(text: str, depth: int = 0) -> Node:
         return Node("empty", text)
     if _REALS.fullmatch(text) or _REALS.fullmatch(lowered):
         return Node("tuple", text, (read(r"-\infty"), read(r"\infty")), "()")
-    if lowered in _NUMBER_WORDS:
-        return Node("quantity", _NUMBER_WORDS[lowered])
+    in_words = spelled(text)
+    if in_words is not None:
+        return Node("quantity", in_words)
+    if re.fullmatch(r"\\mathbb\s*\{?R\}?\s*\^\s*\{?\+\}?", text):
+        return Node("tuple", text, (read("0"), read(r"\infty")), "()")
+    if re.fullmatch(r"(?:the )?(?:set of )?(?:all )?integers", lowered):
+        return Node("quantity", r"\mathbb{Z}")
     date = day(text)
     if date is not None:
         return Node("date", date)
@@ -93,11 +92,12 @@ def read(text: str, depth: int = 0) -> Node:
             text, [read(part, depth + 1) for part in split(without[1] or without[2], (",", ";"), ("and", "or"))[0]]
         )
     matrix = _MATRIX.fullmatch(text)
-    if matrix is not None and r"\begin" not in matrix[2]:
-        rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", matrix[2].replace(r"\hline", "")) if row.strip()]
-        cells = [[read(cell, depth + 1) for cell in row.split("&")] for row in rows]
+    if matrix is not None and r"\begin" not in matrix[3] and _factor(matrix[1]):
+        times = f"({matrix[1]})*" if matrix[1] else ""
+        rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?|\\cr", matrix[3].replace(r"\hline", "")) if row.strip()]
+        cells = [[read(f"{times}({c})" if times else c, depth + 1) for c in row.split("&")] for row in rows]
         if cells and len({len(row) for row in cells}) == 1:
-            sort = matrix[1] if matrix[1] in ("vmatrix", "Vmatrix") else "matrix"
+            sort = matrix[2] if matrix[2] in ("vmatrix", "Vmatrix") else "matrix"
             return Node("matrix", text, tuple(c for row in cells for c in row), sort, len(cells[0]))
     member = re.fullmatch(rf"({_NAME})\s*\\in(?![A-Za-z])\s*(.+)", text)
     if member is not None:
@@ -132,6 +132,11 @@ def read(text: str, depth: int = 0) -> Node:
     ):
         return Node("ratio", text, tuple(read(side, depth + 1) for side in sides))
     return _quantity(text)
+
+
+def _factor(text: str) -> bool:
+    """Whether a text may stand before a matrix as its factor: nothing, or a number or letter."""
+    return not re.search(r"[=<>,;(\[\\]$|[=<>,;&]", text) and text.count("(") == text.count(")")
 
 
 def split(text: str, signs: tuple[str, ...], words: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:

@@ -25,7 +25,7 @@ _known("length", _1_1000000000="nm nanometer nanometre", _127_5000="inch inche i
 _known("length", _1143_1250="yd yard", _201168_125="mi mile")
 _known("length2", _10000="ha hectare")
 _known("mass", _1="g gram", _1000="kg kilogram", _1_1000="mg milligram", _1000000="tonne")
-_known("mass", _45359237_100000="lb lbs pound-mass", _45359237_1600000="oz ounce")
+_known("mass", _45359237_100000="lb lbs", _45359237_1600000="oz ounce")
 _known("time", _1="s sec second", _60="min minute", _3600="h hr hour", _86400="day", _604800="week")
 _known("time", _1_1000="ms millisecond")
 _known("year", _1="year yr", _1_12="month")
@@ -33,6 +33,7 @@ _known("length3", _1_1000="l L liter litre", _1_1000000="ml mL milliliter millil
 _known("money", _1="dollar usd USD ¤", _1_100="cent ¢")
 _known("euro", _1="euro EUR €")
 _known("pound", _1="£ GBP")
+_known("poundword", _1="pound")  # of money or of mass: what the other quantity is
 _known("yen", _1="¥ yen JPY")
 _known("angle", _1="degree deg")
 _known("celsius", _1="celsius centigrade")
@@ -42,10 +43,10 @@ _known("length time-1", _1397_3125="mph")
 _known("length time-1", _5_18="kph kmh")
 _known("unit", _1="unit")
 _known("mass length time-2", _1000="N newton", _1000000="kN kilonewton")
-_known("mass length2 time-2", _1000="J joule", _1000000="kJ kilojoule")
+_known("mass length2 time-2", _1000="J joule", _1000000="kJ kilojoule", _1000000000="MJ megajoule")
 _known("mass length2 time-3", _1000="W watt", _1000000="kW kilowatt", _1000000000="MW megawatt")
-_known("mass length-1 time-2", _1000="Pa pascal", _1000000="kPa kilopascal")
-_known("time-1", _1="Hz hertz", _1000="kHz kilohertz", _1000000="MHz megahertz")
+_known("mass length-1 time-2", _1000="Pa pascal", _1000000="kPa kilopascal", _1000000000="MPa megapascal")
+_known("time-1", _1="Hz hertz", _1000="kHz kilohertz", _1000000="MHz megahertz", _1000000000="GHz gigahertz")
 _known("current", _1="A amp ampere", _1_1000="mA milliampere")
 _known("voltage", _1="V volt", _1000="kV kilovolt", _1_1000="mV millivolt")
 _known("ohm", _1="Ω ohm", _1000="kΩ kiloohm")
@@ -64,6 +65,10 @@ _NO_THING = frozenset(
         "trillion", "mod", "choose", "between", "about", "but", "except", "wrong", "false", "degrees", "remainder",
     )
 )  # fmt: skip
+_POUNDS: dict[Dimensions, Unit] = {
+    (("mass", 1),): ((("mass", 1),), _TABLE["lb"][1]),
+    (("pound", 1),): ((("pound", 1),), Fraction(1)),
+}
 _LETTERS = r"[A-Za-zΩμ¤€£¥¢]"
 
 
@@ -88,6 +93,8 @@ def read_unit(text: str, spaced: bool) -> Unit | None:
             if other is not None:
                 return None
             lowered = word.casefold()
+            if lowered == "old" and "year" in powers:
+                continue
             if lowered in ("square", "sq", "cubic", "cu"):
                 pending = 2 if lowered.startswith("sq") else 3
                 continue
@@ -108,6 +115,16 @@ def read_unit(text: str, spaced: bool) -> Unit | None:
     if not text:
         return None
     return tuple(sorted((d, p) for d, p in powers.items() if p)), factor
+
+
+def matched(first: Unit, second: Unit) -> tuple[Unit, Unit]:
+    """Both units, a "pound" read as the one of mass or of money that the other one is."""
+    word = (("poundword", 1),)
+    if first[0] == word and second[0] != word:
+        first = _POUNDS.get(second[0], first)
+    elif second[0] == word:
+        second = _POUNDS.get(first[0], second)
+    return first, second
 
 
 def product(first: Unit, second: Unit | None) -> Unit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +41,16 @@ class Kept:
         """Bytes for `prompts` prompts and `rows` responses of equal lengths."""
         read = prompts * prompt_tokens * self.prompt_token + rows * max(row_tokens - 1, 0) * self.response_token
         return read + rows * prompt_tokens * self.repeated_token
+
+    def scaled(self, factor: float) -> Kept:
+        """The same with values `factor` times as wide."""
+        return replace(
+            self,
+            prompt_token=self.prompt_token * factor,
+            response_token=self.response_token * factor,
+            repeated_token=self.repeated_token * factor,
+            patch=self.patch * factor,
+        )
 
 
 def measure(policy: Policy, seen: Prompt | None) -> Kept:

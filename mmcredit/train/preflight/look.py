@@ -117,24 +117,30 @@ def _rewards(config: RunConfig, policy: Policy, found: Preflight, start: Start |
             if report.usable:
                 found.payments[report.setting] = pay(pool, report.usable, count)
     for setting, payment in found.payments.items():
-        _payment_words(setting, payment, found)
+        _payment_words(setting, payment, found, config.check.max_reward_error_share)
 
 
-def _payment_words(setting: str, payment: Payment, found: Preflight) -> None:
-    for message in payment.errors[:3]:
-        found.errors.append(f"rewards, on ideal responses to {setting}: {message}")
+def _payment_words(setting: str, payment: Payment, found: Preflight, share: float) -> None:
+    for part, count in payment.failed.items():
+        stops = count > share * payment.scored
+        (found.errors if stops else found.warnings).append(
+            f"reward {part} failed on {count} of {payment.scored} ideal responses to {setting}"
+            + (f", more than check.max_reward_error_share {share:g}: the run would stop" if stops else "")
+            + f"; the first: {payment.errors[0]}"
+        )
     if payment.judged and payment.not_paid == payment.judged:
         level, whole = found.errors, "none of the"
     else:
         level, whole = found.warnings, f"{payment.not_paid} of the"
     if payment.not_paid:
         first = payment.unpaid[0]
+        value = first.example.values[first.part]
+        earns = "is not applicable to it" if value is None else f"gives an ideal response {value:g}"
         paid = "can be paid for" if level is found.errors else "cannot be paid for"
         level.append(
-            f"{whole} {payment.judged} references of {setting} {paid}: an ideal response earns "
-            f"{first.example.values[first.part]:g} from {first.part} (sample {first.example.read.sample.id}, reference "
-            f"{_short(first.example.reference)!r}, response {_short(first.example.response, tail=True)!r}); "
-            f"{first.advice}"
+            f"{whole} {payment.judged} references of {setting} {paid}: reward {first.part} {earns} (sample "
+            f"{first.example.read.sample.id}, reference {_short(first.example.reference)!r}, response "
+            f"{_short(first.example.response, tail=True)!r}); {first.advice}"
         )
     if payment.without_reference:
         count, some = len(payment.without_reference), ", ".join(payment.without_reference[:3])

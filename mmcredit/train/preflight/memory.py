@@ -175,7 +175,7 @@ def remedies(shape: Shape, model: Model, config: RunConfig) -> list[Remedy]:
         frozen = replace(shape, trainable=shape.trainable - model.tower, patches=0)
         tried.append(("model.freeze_vision=true", frozen, "the vision tower is not trained"))
     if shape.weight_bytes == 4 and config.model.device != "cpu":
-        half = replace(model, base_mib=model.base_mib - shape.parameters * 2 / MIB)
+        half = replace(model, base_mib=model.base_mib - shape.parameters * 2 / MIB, kept=model.kept.scaled(0.5))
         found = now - estimate(replace(shape, weight_bytes=2), half).total
         tried_half = Remedy("model.dtype=bfloat16", found, "for a GPU: on a CPU it is many times slower")
     else:

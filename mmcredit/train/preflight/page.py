@@ -22,8 +22,12 @@ def show(found: Preflight, console: Console) -> None:
     _sample(found, console)
     _refusals(found, console)
     console.print(_numbers(found))
+    for line in found.volume.lines if found.volume is not None else ():
+        console.print(Text(f"  {line}"))
     if found.memory is not None:
         console.print(_memory(found))
+    if found.remedies:
+        console.print(_remedies(found))
     for warning in found.warnings:
         console.print(Text.assemble(("warning: ", "yellow"), warning))
     for error in found.errors:
@@ -103,9 +107,6 @@ def _numbers(found: Preflight) -> Table:
         table.add_row("", f"at most {volume.most_tokens:,} tokens", *rest)
         table.add_row("and trains on", f"at most {volume.rows:,} responses", *rest)
     table.add_row("free disk", f"{found.disk_free_mb:,.0f} MiB", *rest)
-    if volume is not None and volume.lines:
-        table.caption = "\n".join(volume.lines)
-        table.caption_justify = "left"
     return table
 
 
@@ -132,10 +133,15 @@ def _memory(found: Preflight) -> Table:
         table.add_row(name, f"{mib:,.0f}")
     table.add_section()
     table.add_row("total", f"{found.memory.total:,.0f}")
+    table.add_row("not held by this process yet", f"{found.memory.total - found.memory.held:,.0f}")
     if found.free is not None:
-        table.add_row(
-            f"of it not held yet; free: {found.free.mib:,.0f}", f"{found.memory.total - found.memory.held:,.0f}"
-        )
+        table.add_row(f"free ({found.free.of})", f"{found.free.mib:,.0f}")
+    return table
+
+
+def _remedies(found: Preflight) -> Table:
+    table = Table("settings that lower it", "by MiB", "")
+    table.columns[1].justify = "right"
     for remedy in found.remedies[:4]:
-        table.add_row(f"{remedy.setting}" + (f" ({remedy.note})" if remedy.note else ""), f"-{remedy.saves:,.0f}")
+        table.add_row(remedy.setting, f"{remedy.saves:,.0f}", remedy.note)
     return table

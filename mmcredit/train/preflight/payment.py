@@ -49,7 +49,9 @@ class Payment:
     unpaid: list[Unpaid] = field(default_factory=list)
     without_reference: list[str] = field(default_factory=list)  # sample ids: not applicable, left out
     shown: Paid | None = None  # the first of them
-    errors: list[str] = field(default_factory=list)
+    scored: int = 0  # ideal responses that were scored
+    failed: dict[str, int] = field(default_factory=dict)  # part: errors and timeouts on them
+    errors: list[str] = field(default_factory=list)  # the first of those, in full
     asked: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # part: (label, prompts that ask, all)
     other: dict[str, tuple[str, int, str]] = field(default_factory=dict)  # part: (what is asked instead, count, sample)
 
@@ -60,8 +62,9 @@ class Payment:
 
 
 def pay(pool: RewardPool, reads: Sequence[Read], count_tokens: Callable[[str], int]) -> Payment:
-    """Score an ideal response for each sample. Errors of rewards are part of the result."""
+    """Score an ideal response for each sample. Errors of rewards are part of the result, however many there are."""
     found = Payment()
+    pool.max_error_share = 1.0
     _prompts(found, pool, reads)
     todo: list[tuple[Read, RewardItem, list[str]]] = []
     for read in reads:
@@ -69,6 +72,7 @@ def pay(pool: RewardPool, reads: Sequence[Read], count_tokens: Callable[[str], i
         try:
             ways = ideal_responses(pool.rewards, item)[:MOST_WAYS]
         except ValueError as error:
+            found.failed["reference"] = found.failed.get("reference", 0) + 1
             found.errors.append(f"sample {read.sample.id}: {error}")
             continue
         if ways:
@@ -100,10 +104,17 @@ def _score(
 ) -> list[tuple[dict[str, float | None], float]] | None:
     try:
         result = pool.score(items)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:  # a worker cannot start, a sample cannot be written as JSON
+        found.failed["rewards"] = len(items)
+        found.scored = max(found.scored, len(items))
         found.errors.append(str(error))
         return None
-    found.errors += [e for e in result.first_errors if e not in found.errors]
+    if not found.scored:  # the other ways to write the same responses say nothing new
+        found.scored = len(items)
+        found.errors += result.first_errors
+        for name in pool.names:
+            if count := result.counts[f"{name}/error"] + result.counts[f"{name}/timeout"]:
+                found.failed[name] = count
     return [
         ({name: result.parts[name][i] if result.applies[name][i] else None for name in pool.names}, result.total[i])
         for i in range(len(items))
@@ -123,13 +134,12 @@ def _failing(pool: RewardPool, paid: Paid) -> list[tuple[str, Reward]]:
 def _sort(found: Payment, pool: RewardPool, results: dict[str, Paid]) -> None:
     answers = [n for n, r in zip(pool.names, pool.rewards, strict=True) if judges(r) and not isinstance(r, Format)]
     groups: dict[tuple[str, str], Unpaid] = {}
-    for name, paid in results.items():
+    for paid in results.values():
         found.shown = found.shown or paid
-        if answers and all(paid.values[part] is None for part in answers):
-            found.without_reference.append(name)
-            continue
         found.judged += 1
         wrong = _failing(pool, paid)
+        if answers and all(paid.values[part] is None for part in answers):
+            wrong = [pair for pair in zip(pool.names, pool.rewards, strict=True) if pair[0] == answers[0]]
         if wrong:
             part, reward = wrong[0]
             advice = _advice(part, reward, paid)

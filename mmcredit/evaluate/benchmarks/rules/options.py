@@ -71,23 +71,42 @@ def _by_text(text: str, options: Mapping[str, str]) -> str | None:
 
 
 _SPLIT = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
-_STATED = re.compile(r"(?:correct )?answer is (?:\*\*)?([A-D])", re.IGNORECASE)
+_STATED = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([A-D])", re.IGNORECASE)
+REFUSED = "Z"  # none of the options
+_REFUSALS = (
+    *("Sorry, I can't help with images of people yet.", "I can't process this file."),
+    *("I'm sorry, but without the image provided", "Cannot determine the answer"),
+)
+_NO_REPLY = "Failed to obtain answer via API"
 
 
 def vlmeval(response: str, options: Mapping[str, str]) -> str | None:
-    """VLMEvalKit's `can_infer`; None where it goes on to ask a language model.
+    """VLMEvalKit's `can_infer`: a letter, "Z" for a refusal, None where it goes on to ask a language model.
 
-    The only option letter among the tokens, if it is one of the last five; else the letter after "answer is", A to D
-    in any case and without a word boundary ("the answer is boat" is B); else the only option text in a response that is
-    shorter than twice all of them.
+    One of four sentences of refusal is Z. Else the only option letter among the tokens, if it is one of the last five;
+    Z if that is a token and no letter is; the letter after "answer is", A to D in any case and without a word boundary
+    ("the answer is boat" is B); the only option text in a response that is not longer than twice all of them.
     """
+    return _by_letter(response, options) or _by_only_text(response, options)
+
+
+def _by_letter(response: str, options: Mapping[str, str]) -> str | None:
+    if _NO_REPLY in response:
+        return None
+    if any(sentence in response for sentence in _REFUSALS):
+        return REFUSED
     tokens = response.translate(_SPLIT).split()
     found = [letter for letter in options if letter in tokens]
     if len(found) == 1 and tokens.index(found[0]) > len(tokens) - 5:
         return found[0]
+    if not found and REFUSED in tokens:
+        return REFUSED
     stated = _STATED.search(response)
-    if stated and stated.group(1).upper() in options:
-        return stated.group(1).upper()
+    letter = stated.group(1).upper() if stated else None
+    return letter if letter in options else None
+
+
+def _by_only_text(response: str, options: Mapping[str, str]) -> str | None:
     lowered = response.lower()
     if len(lowered) > 2 * sum(len(text) for text in options.values()):
         return None
@@ -95,37 +114,44 @@ def vlmeval(response: str, options: Mapping[str, str]) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-_PHRASE = re.compile(r"(?:answer|option|choice)\s*(?:is|:|=)", re.IGNORECASE)
+_RANKED = (("({})", 6), ("{}.", 5), ("{}:", 4), ("{})", 3), ("{} ", 2))
+_START, _END, _AFTER_PHRASE, _ANYWHERE = 10, 9, 7, 0
+_PHRASES = (
+    *(f"{before}{word} is" for word in ("answer", "correct answer", "best answer") for before in ("", "the ")),
+    *(f"{before}{word} is" for word in ("correct option", "best option") for before in ("", "the ")),
+    *(f"{before}{word} is" for word in ("choice", "correct choice") for before in ("", "the ")),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+    *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
+)
 
 
 def lmms(response: str, letters: Sequence[str]) -> str | None:
-    """lmms-eval's extraction: the candidate of the highest rank, of equals the latest; None for an empty response.
+    """lmms-eval's `extract_mcq_answer`: the candidate of the highest rank, of equals the latest; None for none.
 
-    Ranks: at the start 10, at the end 9, anywhere after an answer phrase 7, "(X)" 6, "X." 5, "X:" 4, "X)" 3, "X" and a
-    blank 2, alone anywhere 0. "After a phrase" is any later letter, so "the answer is B, not A" is A. A candidate
-    is a capital that stands alone; the rule this follows leaves that open for the last rank.
+    Ranks: at the start 10, at the end 9, after an answer phrase 7, "(X)" 6, "X." 5, "X:" 4, "X)" 3, "X" and a blank 2,
+    and only where none of these is found, anywhere 0. Below 9 a letter need not stand alone: "USA." is A by its full
+    stop, "CC" is C. "After a phrase" is the first occurrence of each letter behind it, and the latest of these counts,
+    so "the answer is B, not A" is A.
     """
     text = response.strip()
     for sign in _EDGE + '"':
         text = text.strip(sign)
-    text = text.strip()
-    phrase = _PHRASE.search(text)
-    best: tuple[int, int, str] | None = None
-    for match in re.finditer(r"(?<![A-Za-z0-9])([A-Z])(?![A-Za-z0-9'])", text):
-        letter, at, end = match.group(1), match.start(), match.end()
-        if letter not in letters:
-            continue
-        following, before = text[end : end + 1], text[at - 1 : at] if at else ""
-        if at == 0:
-            rank = 10
-        elif end == len(text):
-            rank = 9
-        elif phrase and at >= phrase.end():
-            rank = 7
-        elif before == "(" and following == ")":
-            rank = 6
-        else:
-            rank = {".": 5, ":": 4, ")": 3, " ": 2}.get(following, 0)
-        if best is None or (rank, at) >= best[:2]:
-            best = (rank, at, letter)
-    return best[2] if best else None
+    bare = text.strip()
+    text = f" {text} "
+    lowered = text.lower()
+    found: list[tuple[int, int, str]] = []  # (rank, place, letter)
+    for pattern, rank in _RANKED:
+        found += [(rank, text.rfind(pattern.format(letter)), letter) for letter in letters]
+    for phrase in _PHRASES:
+        at = lowered.find(phrase)
+        if at >= 0:
+            found += [(_AFTER_PHRASE, text.find(letter, at + len(phrase)), letter) for letter in letters]
+    for letter in letters:
+        if bare.startswith(letter) and not bare[1:2].isalpha():
+            found.append((_START, 0, letter))
+        if bare.endswith(letter) and not bare[-2:-1].isalpha():
+            found.append((_END, len(text) - 1, letter))
+    found = [each for each in found if each[1] >= 0]
+    if not found:
+        found = [(_ANYWHERE, text.rfind(letter), letter) for letter in letters if letter in text]
+    return max(found, key=lambda each: each[:2])[2] if found else None

@@ -12,15 +12,15 @@ _DIGITS_COMMA = re.compile(r"\d,\d")
 def yes_no(response: str) -> str | None:
     """VLMEvalKit's reading: "yes" or "no" if exactly one of the words occurs after VQA's removal of punctuation.
 
-    ``*``, ``'`` and ``:`` are no punctuation there, so ``**Yes**`` and "yes:" are neither. All full stops that no digit
-    follows are removed; upstream stops after 32 of them.
+    ``*``, ``'`` and ``:`` are no punctuation there, so ``**Yes**`` and "yes:" are neither. Full stops that do not
+    touch a digit are removed, the first 32 of them.
     """
     text = response.lower()
     cleaned = text
     for sign in _PUNCTUATION:
         alone = f"{sign} " in text or f" {sign}" in text or _DIGITS_COMMA.search(text) is not None
         cleaned = cleaned.replace(sign, "" if alone else " ")
-    words = set(re.sub(r"\.(?!\d)", "", cleaned).split())
+    words = set(re.sub(r"(?<!\d)\.(?!\d)", "", cleaned, count=32).split())
     found = words & {"yes", "no"}
     return found.pop() if len(found) == 1 else None
 

@@ -202,17 +202,23 @@ def _verdict(value: str | float | None, text: str, answer: str, kind: str, rule:
     return Score(correct, None if value is None or value == "" else str(value), rule, scored_by)
 
 
-def authors_answer(response: str) -> str:
-    """The authors' extraction: the "short answer" of the JSON, else the last line minus its last character."""
-    found = short_answer(between_braces(response))
-    if found is not None:
-        return str(found)
-    lines = response.split("\n")
-    return lines[-1][:-1]
+def authors_answer(response: str) -> str | None:
+    """The authors' extraction: the "short answer" of the JSON ("None" without that key), else the last line minus its
+    last character; None, which is wrong, for JSON that is no object ("42").
+    """
+    cut = 0 <= response.find("{") < response.rfind("}")
+    text = between_braces(response) if cut else response  # what is not cut out keeps its backslashes
+    try:
+        found = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return text.split("\n")[-1][:-1]
+    return str(found.get("short answer")) if isinstance(found, dict) else None
 
 
-def authors_right(found: str, answer: str, kind: str) -> bool:
+def authors_right(found: str | None, answer: str, kind: str) -> bool:
     """The authors' comparison."""
+    if found is None:
+        return False
     if kind == "float":
         value = parsed(found, kind)
         return isinstance(value, float) and abs(value - float(answer)) <= 0.001

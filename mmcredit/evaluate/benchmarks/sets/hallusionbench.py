@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -96,9 +95,10 @@ class HallusionBench(Benchmark):
                 _SYSTEM,
                 sample.id,
             )
-            found = set(re.findall(r"\b(incorrect|correct|unclear)\b", (reply or "").lower()))
-            if len(found) == 1:
-                verdict = found.pop()
+            # "correct" stands in "incorrect", which therefore comes first, as with the authors.
+            said_so = [word for word in ("incorrect", "correct", "unclear") if word in (reply or "").lower()]
+            if said_so:
+                verdict = said_so[0]
                 no_figure = meta["category"] == "VS" and meta["figure_id"] == "0"
                 correct = verdict == "correct" or (no_figure and verdict == "unclear")
                 return Score(correct, verdict, "judgement", "judge")

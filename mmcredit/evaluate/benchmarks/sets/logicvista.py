@@ -81,7 +81,9 @@ class LogicVista(Benchmark):
         )
         flags: tuple[str, ...] = ()
         if reply is not None:
-            found = sorted_letters(reply)
+            # "AC", as VLMEvalKit's prompt asks for it, to the letter; or "A, C", as ours does.
+            plain = reply.isalpha() and reply.isupper()
+            found = "".join(sorted(reply.lower())) if plain else sorted_letters(reply)
             if found is not None:
                 none = found == "z"
                 return Score(bool(wanted) and found == wanted, None if none else found.upper(), "letters", "judge")

@@ -135,7 +135,7 @@ class MathVerse(Benchmark):
         reply = yield Ask(f"Response:\n{response}\n\nState its final answer.", _EXTRACT, sample.id)
         if reply is None:
             return (yield from self._by_rule(sample, response, answer, ()))
-        extracted = reply.strip()
+        extracted = reply.replace("Extracted Answer: ", "").strip()  # which models repeat
         if extracted == answer:
             return Score(True, extracted, "equal text", "judge")
         problem = sample.meta["question_for_eval"] or sample.meta["question"]

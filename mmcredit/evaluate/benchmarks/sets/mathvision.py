@@ -14,7 +14,8 @@ from mmcredit.data.benchmarks.item import LETTERS, Item
 from mmcredit.data.benchmarks.layout import Column, Format, Split
 from mmcredit.evaluate.benchmarks.base import Benchmark, in_meta, without_thinking
 from mmcredit.evaluate.benchmarks.scoring import Score, Scored
-from mmcredit.evaluate.benchmarks.steps import Compare, Steps
+from mmcredit.evaluate.benchmarks.steps import Steps, decided
+from mmcredit.rewards.latex_value import equal_values
 
 if TYPE_CHECKING:
     from mmcredit.data.benchmarks.table import Row
@@ -102,14 +103,10 @@ class MathVision(Benchmark):
         if choices and letter:
             references.append(choices[LETTERS.index(letter)])
         for reference in references:
-            given, wanted = found.lower(), reference.lower()
-            if not given.replace(" ", "") or not wanted.replace(" ", ""):
-                continue
-            if given.strip() == wanted.strip():
-                return Score(True, found, "equal text")
-            if (yield Compare(given, wanted, "latex_value", sample.id)):
-                return Score(True, found, "equal value")
-        return Score(False, found or None, "no equality")
+            if equal_values(found, reference):
+                same = found.lower().strip() == reference.lower().strip()
+                return decided(Score(True, found, "equal text" if same else "equal value"))
+        return decided(Score(False, found or None, "no equality"))
 
     def axes(self) -> Mapping[str, Callable[[Scored], Iterable[str]]]:
         return {"level": in_meta("level"), "subject": in_meta("subject")}

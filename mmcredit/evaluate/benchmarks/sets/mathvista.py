@@ -193,8 +193,8 @@ def normalised(extracted: str, meta: Mapping[str, object]) -> str | None:
         if meta["kind"] == "integer":
             return str(int(float(extracted)))
         if meta["kind"] == "float":
-            precision = meta["precision"]
-            return str(round(float(extracted), precision if isinstance(precision, int) else None))
+            precision = meta["precision"]  # without one MathVista has no decimal answer
+            return str(round(float(extracted), precision)) if isinstance(precision, int) else None
     except (ValueError, OverflowError):
         return None
     return extracted

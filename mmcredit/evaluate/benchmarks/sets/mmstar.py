@@ -13,8 +13,8 @@ from mmcredit.components import register
 from mmcredit.data.benchmarks.item import LETTERS, Item
 from mmcredit.data.benchmarks.layout import Column, Format, Split
 from mmcredit.evaluate.benchmarks.base import Benchmark, in_meta, without_thinking
-from mmcredit.evaluate.benchmarks.rules.options import lmms, unwrapped, vlmeval
-from mmcredit.evaluate.benchmarks.scoring import Score, Scored
+from mmcredit.evaluate.benchmarks.rules.options import REFUSED, lmms, unwrapped, vlmeval
+from mmcredit.evaluate.benchmarks.scoring import Score, Scored, ScoredBy
 from mmcredit.evaluate.benchmarks.steps import Ask, Steps
 from mmcredit.evaluate.benchmarks.summary import ACCURACY, Metric
 
@@ -93,16 +93,17 @@ class MMStar(Benchmark):
         options = inline_options(sample.meta["question"])
         letter = vlmeval(text, options)
         if letter is not None or not response:
-            return Score(letter == sample.answer, letter, "can_infer", flags=flags)
+            return _verdict(letter, sample, "can_infer", "official", flags)
         reply = yield Ask(
             f"Question:\n{sample.meta['question']}\n\nModel's answer:\n{response}\n\nWhich option is meant?",
             _SYSTEM,
             sample.id,
         )
-        named = re.findall(r"\b([A-DZ])\b", reply or "")
-        if len(set(named)) == 1:
-            letter = None if named[0] == "Z" else named[0]
-            return Score(letter == sample.answer, letter, "option by judge", "judge", flags)
+        if reply is not None:
+            letter = vlmeval(reply, options)
+            if letter is not None:
+                return _verdict(letter, sample, "option by judge", "judge", flags)
+            flags = (*flags, "judge named no option")
         return Score(False, None, "can_infer", "rule", flags)
 
     def metrics(self) -> Sequence[Metric]:
@@ -110,6 +111,12 @@ class MMStar(Benchmark):
 
     def axes(self) -> Mapping[str, Callable[[Scored], Iterable[str]]]:
         return {"category": in_meta("category"), "l2_category": in_meta("l2_category")}
+
+
+def _verdict(letter: str | None, sample: Sample, rule: str, by: ScoredBy, flags: tuple[str, ...]) -> Score:
+    """A refusal is wrong, and no answer."""
+    chosen = None if letter == REFUSED else letter
+    return Score(chosen is not None and chosen == sample.answer, chosen, rule, by, flags)
 
 
 def inline_options(question: str) -> dict[str, str]:

@@ -29,7 +29,8 @@ class POPE(Benchmark):
     a token No, no or not before the first full stop is a no, everything else a yes, also an empty response), `exact`
     (lmms-eval: the response is the reference, whatever the case) or `yes_no` (VLMEvalKit). Metrics with yes as the
     positive class: accuracy, precision, recall, F1, and the yes ratio, which is the share of predicted yes. A
-    response that `exact` and `yes_no` cannot read counts as wrong, and as no in the other metrics.
+    response that `exact` or `yes_no` cannot read is wrong; in the other metrics it counts as no with `yes_no`, and not
+    at all with `exact`, as in these two programs.
     """
 
     split: str = Field(default="test", description="test, adversarial, popular or random")
@@ -102,9 +103,14 @@ class POPE(Benchmark):
 
 
 def confusion(items: Sequence[Scored]) -> list[float]:
-    """[true positives, false positives, false negatives, true negatives], yes positive."""
+    """[true positives, false positives, false negatives, true negatives], yes positive.
+
+    What was not read is a no, but nothing where the rule is `exact`: lmms-eval counts what says yes and what says no.
+    """
     counts = [0.0] * 4
     for item in items:
+        if item.score.extracted is None and item.score.rule == "exact":
+            continue
         yes, said = item.meta["gold"] == "yes", item.score.extracted == "yes"
         counts[(0 if said else 2) if yes else (1 if said else 3)] += 1
     return counts

@@ -11,7 +11,7 @@ import torch
 
 from mmcredit.rollout.drawing.sampler import Sampler, row_uniforms
 from mmcredit.rollout.drawing.stop import StopCondition, StopStrings
-from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.rollout.engine import Request, Response, Sampling, with_stops
 from mmcredit.rollout.engines.hf.attention import rollout_attention
 from mmcredit.rollout.engines.hf.decoder import Decoder
 from mmcredit.rollout.engines.hf.loop import Finished, LogitsHook, Rows, decode
@@ -47,6 +47,7 @@ class HFEngine:
         if not order:
             return []
         began = time.perf_counter()
+        sampling = with_stops(sampling, self.policy.stop_strings)
         decoder = Decoder(self.policy)
         _check_lengths(requests, sampling, decoder)
         end_ids = {*self.policy.eos_token_ids, *sampling.stop_token_ids}

@@ -13,7 +13,7 @@ import torch
 
 from mmcredit.rollout.drawing.stop import StopStrings
 from mmcredit.rollout.drawing.temperature import EntropyTemperature, TemperatureHook
-from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.rollout.engine import Request, Response, Sampling, with_stops
 from mmcredit.rollout.engines.vllm.weights import policy_weights, write_folder
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class VLLMEngine:
 
         from mmcredit.rollout.engines.vllm.draw import Draw
 
+        sampling = with_stops(sampling, self.policy.stop_strings)
         if any(not s for s in sampling.stop):
             raise ValueError(f"a stop string must not be empty, got {list(sampling.stop)!r}; drop it from `stop`")
         end_ids = tuple(sorted({*self.policy.eos_token_ids, *sampling.stop_token_ids}))

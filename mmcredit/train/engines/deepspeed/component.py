@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import datetime
 import os
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,7 +62,6 @@ class DeepSpeed(Component):
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             # The watchdog knows who stalls and says so; the backend's own limit comes after it.
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=2 * self.timeout + 60))
-            atexit.register(_leave)
         world = ProcessGroup(watchdog.waiting, stop)
         watchdog.start(world)
         return world
@@ -97,13 +95,6 @@ class DeepSpeed(Component):
             "steps_per_print": 1_000_000_000,
             "wall_clock_breakdown": False,
         }
-
-
-def _leave() -> None:
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _accelerator() -> str:

@@ -1,0 +1,1 @@
+"""Training a verifier: annotated responses (`annotate`), filters and balance (`filters`), training (`sft`)."""
