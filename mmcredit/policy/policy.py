@@ -15,17 +15,19 @@ from torch import Tensor
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import Sample
 from mmcredit.policy import agreement, batching, scores, shown
+from mmcredit.policy.adapters import record_base
 from mmcredit.policy.attention_entropy import Recorder
 from mmcredit.policy.batching import MicroBatch, check_rollouts
 from mmcredit.policy.chat_templates import stop_strings
 from mmcredit.policy.config import ModelConfig
-from mmcredit.policy.costs import Costs, ViewCost
+from mmcredit.policy.costs import Costs
 from mmcredit.policy.encode import PromptEncoder
 from mmcredit.policy.forward import Body, EmbeddedPrompt, LayoutName
 from mmcredit.policy.layout import Row
 from mmcredit.policy.load import load_model, take_over
 from mmcredit.policy.passes import CLEAN, Pass, View
 from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.save import save_adapter, save_model, write_aside
 from mmcredit.policy.shown import MakePrompt
 from mmcredit.policy.vision import items
 from mmcredit.rollouts import Rollouts
@@ -133,7 +135,7 @@ class Policy:
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Input embeddings of prompts with vision features in place, for an engine's own prefill. No gradient."""
         self._mode(training=False)
-        return self.body.embedded(prompts, "policy", self.costs.views.setdefault("rollout", ViewCost()))
+        return self.body.embedded(prompts, "policy", self.costs.sampling())
 
     # Scores -----------------------------------------------------------------------------------------------------------
 
@@ -455,7 +457,27 @@ class Policy:
         self.weights_changed()
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors; adapters only with LoRA) and processor as `from_pretrained` reads them."""
+        """Write weights (safetensors) and processor as `from_pretrained` reads them, aside and renamed.
+
+        Weights have the dtype of the source (`model.save_dtype`: another). With LoRA only the adapter is written, as it
+        is trained, and beside it what base it belongs to.
+        """
         model: Any = self.model
-        model.save_pretrained(folder)
-        (self.processor or self.tokenizer).save_pretrained(folder)
+        dtype = None if self.config.save_dtype is None else getattr(torch, self.config.save_dtype)
+
+        def write(aside: Path) -> None:
+            if self.adapters:
+                save_adapter(model, aside, dtype)
+                name, resolved = getattr(model, "base_of", (self.config.path, self.config.path))
+                record_base(aside, name, resolved)
+            else:
+                save_model(model, aside, dtype or getattr(model, "source_dtype", None))
+            (self.processor or self.tokenizer).save_pretrained(aside)
+
+        write_aside(Path(folder), write)
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the reference, the weights as loaded, are there with the adapter off: not where an adapter that was
+        trained before is trained further."""
+        return self.adapters and not getattr(self.model, "continues", False)
