@@ -103,7 +103,8 @@ def main() -> None:
     lines = [
         "# Answer rewards on pairs of answers",
         "",
-        f"`python scripts/bench_rewards.py --markdown benchmarks/rewards.md`; Python {platform.python_version()}, one "
+        f"`python scripts/bench_rewards.py --every {given.every} --markdown benchmarks/rewards.md`; Python "
+        f"{platform.python_version()}, one "
         f"core of a shared machine, process time. {len(everything)} pairs: {right} say the same, "
         f"{len(everything) - right} do not. `tests/answer_pairs.jsonl` ({len(corpora['pairs'])}) was written beside "
         f"the code of `math`, `tests/answer_pairs_apart.jsonl` ({len(corpora['apart'])}) without looking at it: "
