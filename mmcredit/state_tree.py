@@ -78,7 +78,7 @@ class Shared:
 
 def _digest(value: torch.Tensor) -> str:
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(flat.numpy())).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def save_tree(value: Any, path: Path, shared: Shared | None = None) -> None:
