@@ -203,7 +203,9 @@ def _evaluate(actions: Any) -> None:
     benchmarks.add_argument("--judge-model", metavar="NAME", help="its model; without a judge a rule stands in")
     benchmarks.add_argument("--judge-key-env", metavar="VARIABLE", help="environment variable that holds its key")
     corruptions = evaluate.add_argument_group("corrupted images")
-    corruptions.add_argument("--corrupt", metavar="all|seen|unseen|A,B", help="operators; clean images come along")
+    corruptions.add_argument(
+        "--corrupt", metavar="all|seen|unseen|imagenet_c|A,B", help="operators; clean images come along"
+    )
     corruptions.add_argument("--severity", metavar="3,5", help="severities from 1 to 5 (default 3,5)")
     evaluate.set_defaults(run=commands.evaluate)
 

@@ -227,7 +227,7 @@ class RunConfig(Block):
                     f"rollout.strategies: {strategy.name!r} does the sampling itself and must stand last; "
                     f"{strategies[place].name!r} after it would never run"
                 )
-        self._verifiers(needs, given)
+        self._verifiers(needs, given, pipeline.methods[0])
         for signal in (*needs.signals, *self.log.signals):
             if signal in given or signal in names("signal"):
                 continue
@@ -251,13 +251,18 @@ class RunConfig(Block):
         if needs.segments and "segments" not in given:
             raise ValueError("a credit method reads segments, but no rollout strategy of this run produces them")
 
-    def _verifiers(self, needs: Needs, given: set[str]) -> None:
+    def _verifiers(self, needs: Needs, given: set[str], first: Any) -> None:
         """Add what the run's verifiers give to `given`: each signal once, with the settings that are needed."""
         for verifier in build_all("verifier", self.verifiers):
             for signal in verifier.gives:  # type: ignore[attr-defined]
                 if signal in given:
                     raise ValueError(f"verifiers: {verifier.name!r} gives signal {signal!r}, which is there already")
                 given.add(signal)
+                if signal in needs.signals and verifier.groups == "unequal" and not first.zero_for_equal:  # type: ignore[attr-defined]
+                    raise ValueError(
+                        f"verifiers: {verifier.name!r} leaves out groups of equal rewards, which have credit behind "
+                        f"{first.name!r}; write {{{verifier.name}: {{groups: all}}}}"
+                    )
                 for key, wanted in needs.settings.get(signal, {}).items():
                     if getattr(verifier, key, wanted) != wanted:
                         raise ValueError(

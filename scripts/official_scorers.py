@@ -82,10 +82,17 @@ def forgetful(is_equal):
     return fresh
 
 
+def math_vision():
+    """Let MATH-Vision's modules be imported."""
+    folder = FOLDER / "MATH-V" / "evaluation"
+    for name in ("evaluate.py", "utils.py"):
+        (folder / name).read_bytes()  # an installed module of that name must not stand in for it
+    sys.path.insert(0, str(folder))
+
+
 def mathvision(cases):
     """The whole of evaluate.py: [correct, answer that was found]."""
-    folder = FOLDER / "MATH-V" / "evaluation"
-    sys.path.insert(0, str(folder))
+    math_vision()
     sys.modules.setdefault("fire", types.ModuleType("fire"))
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as kept:
@@ -95,17 +102,19 @@ def mathvision(cases):
         answers = [{"id": i, "response": c["response"]} for i, c in enumerate(cases)]
         for name, rows in (("data/test.jsonl", questions), ("answers.jsonl", answers)):
             Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        import evaluate
+        try:
+            import evaluate
 
-        evaluate.is_equal = forgetful(evaluate.is_equal)
-        evaluate.evaluate("answers.jsonl", regen_answer=True)
-        done = [json.loads(line) for line in Path("answers.jsonl").read_text(encoding="utf-8").splitlines()]
-        os.chdir(before)
+            evaluate.is_equal = forgetful(evaluate.is_equal)
+            evaluate.evaluate("answers.jsonl", regen_answer=True)
+            done = [json.loads(line) for line in Path("answers.jsonl").read_text(encoding="utf-8").splitlines()]
+        finally:
+            os.chdir(before)
     return [[bool(row["correct"]), row["model_answer"]] for row in done]
 
 
 def mathvision_equal(cases):
-    sys.path.insert(0, str(FOLDER / "MATH-V" / "evaluation"))
+    math_vision()
     from utils import is_equal
 
     is_equal = forgetful(is_equal)

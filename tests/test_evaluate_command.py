@@ -326,6 +326,7 @@ def mathverse_pair() -> list[dict]:
 def test_seen_is_what_the_config_trains_with(tmp_path):
     from runs import parse
 
+    from mmcredit.corruptions import operator
     from mmcredit.evaluate.ask.settings import cells_of, suite_of
 
     plain = parse(tmp_path)
@@ -336,6 +337,13 @@ def test_seen_is_what_the_config_trains_with(tmp_path):
     assert "jpeg" in {c.title for c in suite.unseen}
     assert "fog" not in {c.title for c in suite.unseen}
     assert [c.label for c in cells_of("seen", "1", suite)] == ["clean", "fog:1", "snow:1"]
+    published = cells_of("imagenet_c", "3", suite)
+    assert [c.label for c in published[:2]] == ["clean", "gaussian_noise:3"]
+    assert len(published) == 16
+    specs = {c.operator.title: c.operator.spec() for c in published if c.operator}
+    assert specs["fog"]["fog"]["published"] is True
+    assert specs["jpeg"] == operator("jpeg").spec()
+    assert "frost (own texture)" in specs
     assert len(cells_of("all", None, suite)) == 1 + 2 * (len(suite.seen) + len(suite.unseen))
 
 

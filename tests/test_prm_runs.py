@@ -88,6 +88,16 @@ def test_settings_zone_share_and_mode():
     assert shifted.tokens != check(left, [odd])[0].spans[0].tokens
 
 
+def test_a_response_cut_inside_a_character():
+    whole = TOKENIZER("the red 🐶 is left", add_special_tokens=False)["input_ids"]
+    ids = whole[: [i for i in range(len(whole)) if TOKENIZER.decode(whole[:i]).endswith("\ufffd")][-1]]
+    text = TOKENIZER.decode(ids, skip_special_tokens=True)
+    assert text.endswith("\ufffd")
+    (found,) = check(lambda q: Verification(("red", "🐶"), "flagged"), [item(text, ids=ids)])
+    assert [span.fate for span in found.spans] == ["located", "not_found"]
+    assert marked(found, ids)[0].strip() == "red"
+
+
 def test_samples_that_do_not_apply_are_skipped_and_not_asked():
     picture = Sample("p", ({"role": "user", "content": [{"type": "image"}]},), (Media("image", data=b"x"),))
     backend = ScriptedVerifier(lambda q: Verification())

@@ -9,8 +9,9 @@ import yaml
 from runs import settings
 from test_prm_refine import Characters
 
-from mmcredit import cli
+from mmcredit import cli, usage
 from prm.answers import answer_key, fewest_flags, majority
+from prm.commands import EXAMPLES
 from prm.parse import Verification, failed
 from prm.refine import RefineSettings, Written
 from prm.refine_command import summarise
@@ -150,3 +151,11 @@ def test_commands_of_packages_are_listed(capsys):
     with pytest.raises(SystemExit):
         cli.main(["no-such-command"])
     assert "refine" in capsys.readouterr().err
+
+
+def test_every_command_has_an_example_and_help_for_each_option():
+    own = {words: command for words, command in usage.commands(cli.parser()) if words in EXAMPLES}
+    assert set(own) == set(EXAMPLES) == {"refine", "prm-evaluate", "prm-train", "prm-serve"}
+    for words, command in own.items():
+        assert EXAMPLES[words] in command.format_help().splitlines()[-1]
+        assert not [action.dest for action in command._actions if action.help is None]

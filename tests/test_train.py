@@ -176,7 +176,8 @@ def gradients(trainer, batch, layout, budget, rows):
 
     def keep():
         found.update({n: p.grad.clone() for n, p in parts.policy.trainable_parameters().items() if p.grad is not None})
-        parts.trainer.zero_grad()
+        for parameter in parts.policy.trainable_parameters().values():
+            parameter.grad = None
         return type(parts.trainer).step(parts.trainer)
 
     parts.trainer.step, step = keep, parts.trainer.step

@@ -12,7 +12,8 @@ from fake_verifier import FakeLetters
 from runs import metrics, parse
 from safetensors.torch import load_file
 
-from mmcredit import Rollouts
+from mmcredit import Rollouts, assign_credit
+from mmcredit.components import lookup, names
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Sample
 from mmcredit.report.gallery import pack_response
@@ -156,6 +157,35 @@ def test_two_givers_and_wrong_settings_are_config_errors(tmp_path):
     parse(tmp_path, verifiers=[{"fake_letters": {"groups": "all"}}], credit=["grpo", {"fake_penalty": {"every": True}}])
     with pytest.raises(ValueError, match="did you mean 'fake_letters'"):
         parse(tmp_path, verifiers=["fake_leters"])
+
+
+def test_groups_are_left_out_only_where_they_have_no_credit(tmp_path):
+    penalty = ["reinforce_pp", "fake_penalty"]
+    with pytest.raises(ValueError, match="credit behind 'reinforce_pp'; write {fake_letters: {groups: all}}"):
+        parse(tmp_path, verifiers=["fake_letters"], credit=penalty)
+    parse(tmp_path, verifiers=[{"fake_letters": {"groups": "all"}}], credit=penalty)
+    parse(tmp_path, verifiers=["fake_letters"], credit=["reinforce_pp"])  # nothing reads the signal
+
+
+def test_methods_that_promise_no_credit_for_equal_rewards_keep_it():
+    torch.manual_seed(0)
+    mask = torch.arange(5)[None] < torch.tensor([5, 3, 4, 1, 2, 5, 3, 3, 4, 5, 1, 2])[:, None]
+    given = Rollouts(
+        tokens=torch.randint(1, 9, (12, 5)) * mask,
+        mask=mask,
+        group=torch.arange(3).repeat_interleave(4),
+        rewards=torch.tensor([1.0] * 4 + [0.0, 1.0, 1.0, 0.0] + [0.0] * 4),
+        old_logprobs=-torch.rand(12, 5),
+        signals={name: torch.rand(12, 5) for name in ("entropy", "ref_logprobs")},
+    )
+    promised = [name for name in names("credit") if getattr(lookup("credit", name), "zero_for_equal", False)]
+    assert {"grpo", "dr_grpo", "rloo"} <= set(promised)
+    for name in promised:
+        advantages = assign_credit(given, [name], step=3, total_steps=10).advantages
+        assert not advantages[:4].any(), name
+        assert not advantages[8:].any(), name
+        assert advantages[4:8].any(), name
+    assert assign_credit(given, ["reinforce_pp"]).advantages[:4].any()
 
 
 # -- in a run -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmcredit.components import build
-from mmcredit.corruptions.base import SEVERITIES, Corruption, check_severity, corruption_seed
+from mmcredit.corruptions.base import SEVERITIES, Corruption, Published, check_severity, corruption_seed
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
@@ -41,6 +41,21 @@ def operator(spec: str | Mapping[str, Any] | Corruption) -> Corruption:
     built = build("corruption", spec)
     assert isinstance(built, Corruption)
     return built
+
+
+def imagenet_c() -> tuple[Corruption, ...]:
+    """ImageNet-C's 15 operators as its port imagecorruptions computes them, to compare with published numbers.
+
+    Of frost only the mixture is published: its photographs must be named (`{frost: {published: true, textures: ...}}`),
+    which the label of ours says.
+    """
+    fields: dict[str, dict[str, Any]] = {"frost": {"label": "frost (own texture)"}}
+    built = []
+    for name in IMAGENET_C:
+        plain = operator(name)
+        follows = {"published": True} if isinstance(plain, Published) else {}
+        built.append(operator({name: {**follows, **fields.get(name, {})}}))
+    return tuple(built)
 
 
 @dataclass(frozen=True)
@@ -139,4 +154,14 @@ def evaluation_draw(seed: int, sample: str, corruption: Corruption, severity: in
     return Draw(corruption, severity, corruption_seed(seed, 0, sample, f"{corruption.title}:{severity}"))
 
 
-__all__ = ["IMAGENET_C", "IMAGENET_C_EXTRA", "SEVERITIES", "Draw", "Split", "Suite", "evaluation_draw", "operator"]
+__all__ = [
+    "IMAGENET_C",
+    "IMAGENET_C_EXTRA",
+    "SEVERITIES",
+    "Draw",
+    "Split",
+    "Suite",
+    "evaluation_draw",
+    "imagenet_c",
+    "operator",
+]

@@ -40,6 +40,7 @@ class CreditMethod(Component):
     """
 
     starts: ClassVar[bool] = False  # turns rewards into advantages: may only stand first
+    zero_for_equal: ClassVar[bool] = False  # of one that starts: a group of equal rewards has advantage 0
     changes: ClassVar[tuple[str, ...]] = ("advantages",)  # fields of Credit it may change
     fixes_ratio: ClassVar[str | None] = None  # the ratio kind it insists on
 

@@ -39,6 +39,7 @@ class ERPO(CreditMethod):
     """
 
     starts = True
+    zero_for_equal = True
 
     gamma: float = Field(5.0, ge=0, description="steepness of the entropy gate; 5 is nearly a hard gate at the mean")
     eta: float = Field(0.2, ge=0, description="weight of the progress term")

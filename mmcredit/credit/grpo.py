@@ -26,6 +26,7 @@ class GRPO(CreditMethod):
     """
 
     starts = True
+    zero_for_equal = True
 
     ddof: Literal[0, 1] = Field(1, description="divisor n - ddof of the group's standard deviation")
     eps: float = Field(1e-6, ge=0, description="added to the standard deviation")

@@ -49,6 +49,7 @@ class HAPO(CreditMethod):
     """
 
     starts = True
+    zero_for_equal = True
     changes = ("advantages", "clip_low", "clip_high")
 
     tlga: bool = Field(True, description="part B; off = GRPO advantages (ddof 1)")

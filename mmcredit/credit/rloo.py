@@ -20,6 +20,7 @@ class RLOO(CreditMethod):
     """
 
     starts = True
+    zero_for_equal = True
 
     def __call__(self, credit: Credit, rollouts: Rollouts, step: Step) -> Credit:
         index, num_groups = rollouts.group_index()

@@ -38,6 +38,7 @@ class Tempo(CreditMethod):
     """
 
     starts = True
+    zero_for_equal = True
 
     eps: float = Field(1e-6, ge=0, description="added to the group's standard deviation")
     norm_std: bool = Field(True, description="divide by the group's standard deviation")

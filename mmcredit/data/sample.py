@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -58,8 +58,14 @@ class Sample:
 
 
 def name_of(id: str, place: str) -> str:
-    """The one name of a row: its id, with its place (FILE:LINE) behind it where the id is not the place itself."""
-    return id if place in ("", id) else f"{id} ({place})"
+    """The one name of a row: its id, with its place (FILE:LINE) behind it where the id does not say it."""
+    return id if id.endswith(place) else f"{id} ({place})"
+
+
+def name_at(samples: Sequence[Sample], index: int) -> str:
+    """What to call a sample that may not be readable: its name where its source knows it, else its number."""
+    name = getattr(samples, "name", None)
+    return str(name(index)) if callable(name) else f"number {index}"
 
 
 def last_text(sample: Sample) -> str:

@@ -68,7 +68,8 @@ class Trainer:
         self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
-        self.stream = PromptStream(self.parts.samples, self._encode, derive(config.run.seed, "order"), self._refused)
+        order = derive(config.run.seed, "order")
+        self.stream = PromptStream(self.parts.samples, self._encode, order, self._refused, self._note)
         if left_out := getattr(self.parts.samples, "dropped", None):  # rows a source refused while reading
             self.stream.dropped.update(left_out)
         self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
@@ -309,6 +310,10 @@ class Trainer:
     def _refused(self, reason: str, sample_id: str, message: str) -> None:
         data = {"reason": reason, "count": 1, "sample": sample_id}
         self.records.events.write(self.step, message, kind="drop", data=data)
+
+    def _note(self, text: str) -> None:
+        self._event(text)
+        self.progress.say(f"note: {text}")
 
     def _event(self, message: str, kind: Any = "note", level: Any = "info") -> None:
         self.records.events.write(self.step, message, kind=kind, level=level)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.dropped import Dropped, reason_of
 from mmcredit.data.order import PromptOrder
+from mmcredit.data.sample import name_at
 from mmcredit.policy.vision import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -23,8 +24,12 @@ class PromptStream:
         encode: Callable[[Sample], Prompt],
         seed: int,
         report: Callable[[str, str, str], None] | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
-        self.samples, self.encode, self.report = samples, encode, report
+        """`report(reason, name, message)` is called for every refused sample, `note(text)` once for every decision that
+        was made while rows were read."""
+        self.samples, self.encode, self.report, self.note = samples, encode, report, note
+        self._said: set[str] = set()
         self.order = PromptOrder(len(samples), 1, seed)
         self.dropped = Dropped()
 
@@ -35,27 +40,34 @@ class PromptStream:
         refused = 0
         last = ""
         while len(taken) < count:
-            sample_id = ""
+            name = ""
             try:
                 (index,) = self.order.next_batch()
-                sample_id = f"number {index}"
+                name = name_at(self.samples, index)
                 sample = self.samples[index]
-                sample_id = sample.id
+                name = sample.name
                 taken.append((sample, self.encode(sample)))
+                self._say(sample)
                 refused = 0
             except UnsupportedModel:
                 raise
             except ValueError as error:
                 refused += 1
                 last = str(error)
-                self.dropped.add(reason_of(error), sample_id)
+                self.dropped.add(reason_of(error), name)
                 if self.report is not None:
-                    self.report(reason_of(error), sample_id, last)
+                    self.report(reason_of(error), name, last)
                 if refused >= len(self.samples):
                     raise RuntimeError(
                         f"none of the {len(self.samples)} training samples is usable; the last refusal: {last}"
                     ) from error
         return taken
+
+    def _say(self, sample: Sample) -> None:
+        for decision in sample.notes:
+            if self.note is not None and decision not in self._said:
+                self._said.add(decision)
+                self.note(f"data.train: {decision} (first: {sample.name})")
 
     def state_dict(self) -> dict[str, Any]:
         """Position and counts."""

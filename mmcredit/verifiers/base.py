@@ -119,7 +119,7 @@ class Verifier(Component):
 
     groups: Literal["unequal", "all"] = Field(
         "unequal",
-        description="groups that are verified: those whose rewards differ (behind a group baseline the others have "
+        description="groups that are verified: those whose rewards differ (behind grpo and its like the others have "
         "advantage 0), or all",
     )
     timeout: float = Field(

@@ -14,7 +14,7 @@ from mmcredit.data.benchmarks.table import Table
 from mmcredit.data.columns import is_empty, plain
 from mmcredit.data.dropped import UnusableSample, reason_of
 from mmcredit.data.media import MediaLimits
-from mmcredit.data.sample import Media, Sample
+from mmcredit.data.sample import Media, Sample, name_of
 from mmcredit.data.templates import render
 from mmcredit.data.values import to_media
 
@@ -126,6 +126,10 @@ class BenchmarkSamples(Sequence[Sample]):
         """The id of a sample: benchmark/split/its own id. Its picture is not read."""
         return self._ids[self._indices[index]]
 
+    def name(self, index: int) -> str:
+        """What messages call a sample."""
+        return name_of(self.id(index), self._table.place(self._indices[index]))
+
     def item(self, index: int) -> Item:
         """The row of a sample in the common form, without pictures."""
         return self._items[self._indices[index]]
@@ -160,8 +164,8 @@ class BenchmarkSamples(Sequence[Sample]):
                 text = render(self._template, text, meta)
             content = _content(text, len(media))
         except ValueError as error:
-            place = self._table.place(number)
-            raise UnusableSample(f"sample {id} ({place}): {error}", reason_of(error, "row malformed")) from error
+            name = name_of(id, self._table.place(number))
+            raise UnusableSample(f"sample {name}: {error}", reason_of(error, "row malformed")) from error
         system = [] if self._system is None else [{"role": "system", "content": self._system}]
         return Sample(
             id=id,
@@ -169,6 +173,7 @@ class BenchmarkSamples(Sequence[Sample]):
             media=tuple(media),
             answer=self._benchmark.reference(item.answer, item.letter),
             meta=meta,
+            place=self._table.place(number),
         )
 
     def _pictures(self, item: Item, number: int, id: str) -> list[Media]:

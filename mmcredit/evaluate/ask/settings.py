@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcredit.corruptions.base import Corruption
-from mmcredit.corruptions.suite import SEEN, UNSEEN, Suite, operator
+from mmcredit.corruptions.suite import SEEN, UNSEEN, Suite, imagenet_c, operator
 from mmcredit.evaluate.ask.cells import CLEAN, Cell
 from mmcredit.evaluate.ask.questions import Target, listed
 from mmcredit.policy.fingerprint import folder_fingerprint
@@ -43,7 +43,8 @@ def suite_of(config: RunConfig | None) -> Suite:
 def cells_of(corrupt: str | None, severity: str | None, suite: Suite) -> list[Cell]:
     """The cells of `--corrupt` and `--severity`: clean first, then every operator at every severity.
 
-    `corrupt`: all, seen, unseen, or operators as in a config. Raises ValueError for unknown operators or severities.
+    `corrupt`: all, seen, unseen, imagenet_c (its 15 operators as published), or operators as in a config.
+    Raises ValueError for unknown operators or severities.
     """
     if corrupt is None:
         if severity is not None:
@@ -53,6 +54,8 @@ def cells_of(corrupt: str | None, severity: str | None, suite: Suite) -> list[Ce
     for entry in listed(corrupt):
         if entry in ("seen", "unseen", "all"):
             chosen += [*(suite.seen if entry != "unseen" else ()), *(suite.unseen if entry != "seen" else ())]
+        elif entry == "imagenet_c":
+            chosen += imagenet_c()
         else:
             known = {each.title: each for each in (*suite.seen, *suite.unseen)}
             chosen.append(known[entry] if isinstance(entry, str) and entry in known else operator(entry))

@@ -92,13 +92,15 @@ def clean(text: str) -> str:
     text = _SUBSCRIPTS.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)
     text = "".join(_SIGNS.get(char, char) for char in text)
     text = unicodedata.normalize("NFKC", text).replace("−", "-").strip()
-    text = text.replace(r"\%", "%").replace(r"\$", DOLLAR).replace(r"\#", "#").replace(r"\_", "_").replace(r"\&", "and")
+    text = re.sub(r"(?<!\\)\\\$", DOLLAR, text)
+    text = text.replace(r"\%", "%").replace(r"\#", "#").replace(r"\_", "_").replace(r"\&", "and")
     text = re.sub(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]|\$\$", " ", text)
     if text.count("$") % 2 == 0 and not re.match(r"\$\s*-?[\d.,]+\s*(?:and|or|,|;)\s*\$", text):
         text = text.replace("$", " ")
     text = re.sub(r"\b(?:USD\s*|US(?=[¤$]))(?=[\d¤$])", lambda m: DOLLAR if "D" in m[0] else "", text)
     text = re.sub(r"\$(?=\s*-?[\d.])", DOLLAR, text).replace("$", " ")
-    text = text.replace("**", "^") if re.search(r"\w\s*\*\*\s*[\w({]", text) else text.replace("**", " ")
+    power = not text.lstrip().startswith("**") and re.search(r"[\w)}\]]\s*\*\*\s*[\w({-]", text)
+    text = text.replace("**", "^" if power else " ")
     text = re.sub(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|\{ \}|')(?=\d{3}(?!\d))", "", text)
     for _ in range(4):
         replaced = _TEXT_MACRO.sub(r" \1 ", text)

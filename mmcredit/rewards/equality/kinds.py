@@ -141,6 +141,8 @@ def _factor(text: str) -> bool:
 
 def split(text: str, signs: tuple[str, ...], words: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
     """The text cut at signs and words outside brackets, and what it was cut at."""
+    if not any(cut in text for cut in (*signs, *words)):
+        return [text], []
     parts, found, depth, start, place = [], [], 0, 0, 0
     while place < len(text):
         match = _PIECE.match(text, place)
