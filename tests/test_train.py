@@ -124,7 +124,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch):
     trainer = Trainer(parse(tmp_path, run__steps=3, checkpoint__every=1))
     save_tree, calls = checkpoint.save_tree, []
 
-    def full(value, path):
+    def full(value, path, shared=None):
         calls.append(path)
         if trainer.step == 2:
             raise OSError(errno.ENOSPC, "No space left on device")

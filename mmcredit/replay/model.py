@@ -125,7 +125,7 @@ class ReplayModel:
         if frozen.step and frozen.path.parent.name == FOLDER and checkpoint.is_dir() and problem(checkpoint) is None:
             if self._start is None:
                 self._start = {name: value.clone() for name, value in self.policy.state_dict().items()}
-            self.policy.load_state_dict(load_tree(checkpoint / "weights"))
+            self.policy.load_state_dict(load_tree(checkpoint / "training")["weights"])
             return f"checkpoint {checkpoint.name}"
         if self._start is not None:
             self.policy.load_state_dict(self._start)

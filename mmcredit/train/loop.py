@@ -131,15 +131,15 @@ class Trainer:
                 every = config.evaluate.every
                 if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
                     self.held_out(self.step)
-                if config.checkpoint.every and self.step % config.checkpoint.every == 0:
+                last = config.checkpoint.final and self.step == config.run.steps  # it is saved below, beside the model
+                if config.checkpoint.every and self.step % config.checkpoint.every == 0 and not last:
                     self.save()
             after = self.held_out(self.step) if self.held_out else None
             if config.checkpoint.final:
-                if not config.checkpoint.every or self.step % config.checkpoint.every:
-                    self.save()
                 with parts.trainer.whole():
                     if self.world.writes:
                         parts.policy.save(self.run_dir / "model")
+                self.save(self.run_dir / "model")
             gain = None if after is None else self.held_out.gain()
             training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
@@ -241,8 +241,11 @@ class Trainer:
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write a checkpoint. A full disk is an alarm, not the end: the last good checkpoint stays."""
+    def save(self, model: Path | None = None) -> None:
+        """Write a checkpoint; what the folder `model` holds is linked and not copied.
+
+        A full disk is an alarm, not the end: the last good checkpoint stays.
+        """
         with self.costs.stage("save"):
             self.progress.stage("save")
             # A resumed run starts with empty caches; with the same caches this one goes on bit for bit like it.
@@ -252,7 +255,7 @@ class Trainer:
                 self.world.barrier()
                 return
             try:
-                path = self.checkpoints.save(self.step, state, self._saved_part)
+                path = self.checkpoints.save(self.step, state, self._saved_part, model)
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
