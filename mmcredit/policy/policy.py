@@ -81,7 +81,7 @@ class Policy:
         self.stop_strings: tuple[str, ...] = stop_strings(self._inner())  # end a response too
         self.world: World = ALONE
         self.scope: Scope | None = None
-        self._layout: LayoutName | None = None if self.config.layout == "shared" else "padded"
+        self._layout = None if self.config.layout == "shared" else "padded"
 
     @classmethod
     def load(cls, config: ModelConfig, seed: int = 0, media_limits: MediaLimits | None = None) -> Policy:
@@ -117,6 +117,15 @@ class Policy:
     @body.setter
     def body(self, body: Body) -> None:
         self._runner.body = body
+
+    @property
+    def _layout(self) -> LayoutName | None:
+        """The layout in use; None before the first pass."""
+        return self._runner.layout
+
+    @_layout.setter
+    def _layout(self, layout: LayoutName | None) -> None:
+        self._runner.layout = layout
 
     @property
     def reference(self) -> Body | None:
@@ -163,7 +172,7 @@ class Policy:
             self._mode(training=False)
             with self._whole():
                 reason = self.world.from_first(lambda: self._compare_layouts(prompts, rollouts))
-            self._layout = self._runner.layout = "shared" if reason is None else "padded"
+            self._layout = "shared" if reason is None else "padded"
             if reason is not None:
                 warnings.warn(
                     f"model.layout=shared cannot be used with {type(self.body.model).__name__}: {reason}; using padded",

@@ -40,7 +40,7 @@ class Runner:
     adapters: bool
     reference: Body | None = None
     view_prompts: dict[str, MakePrompt] = field(default_factory=dict)
-    layout: LayoutName = "padded"  # in use; `Policy.layout` sets it before the first pass
+    layout: LayoutName | None = None  # in use; `Policy.layout` chooses it before the first pass
 
     def wanted(self, passes: Sequence[Pass]) -> dict[View, frozenset[str]]:
         wanted: dict[View, frozenset[str]] = {}
@@ -101,6 +101,7 @@ class Runner:
         self, view: View, rows: list[Row], clean: Tensor | None, recorder: Recorder | None, scope: Scope | None
     ) -> Viewed:
         """States [N,d] of one view; and [N] bool, the tokens that it has a prompt for (None: all)."""
+        assert self.layout is not None
         blind = view.name == "blind"
         seen = shown.of_view(view, rows, self.view_prompts)
         rest, there = clean, seen.picked
