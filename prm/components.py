@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mmcredit.components import build, register
@@ -198,10 +199,7 @@ class RandomSpansVerifier(PerceptionVerifier):
         return self
 
     def _inner(self) -> PerceptionVerifier:
-        inner = build("verifier", self.like)
-        if not isinstance(inner, PerceptionVerifier):
-            raise ValueError(f"like: a verifier of the package prm is wanted, got {self.like!r}")
-        return inner
+        return verifier_of(self.like)
 
     def backend(self, context: RunContext) -> Backend:
         from prm.control import RandomSpans
@@ -210,3 +208,15 @@ class RandomSpansVerifier(PerceptionVerifier):
 
     def refuses(self) -> Callable[[Sample], str]:
         return self._inner().refuses()
+
+
+def verifier_of(entry: Any) -> PerceptionVerifier:
+    """The verifier that a command line or a config names: a component, or a model folder. Raises ValueError."""
+    spec = entry
+    if isinstance(entry, str):
+        is_model = Path(entry).is_dir() or entry.startswith("builtin:")
+        spec = {"prm_local": {"model": entry}} if is_model else yaml.safe_load(entry)
+    found = build("verifier", spec)
+    if not isinstance(found, PerceptionVerifier):
+        raise ValueError(f"a verifier of the package prm is wanted, {entry!r} is none")
+    return found

@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcredit import components
-from mmcredit.components import build
 from mmcredit.data.media import MediaLimits
 from mmcredit.verifiers.base import RunContext
-from prm.components import PerceptionVerifier
+from prm.components import verifier_of
 from prm.datasets import load
 from prm.evaluate import exchanged, judge, measures, words
 from prm.offsets import TokenOffsets
@@ -79,15 +78,6 @@ def run(options: Namespace) -> int:
     console.print(table(results))
     console.print(f"results: {folder}", highlight=False, soft_wrap=True)
     return 0
-
-
-def verifier_of(entry: str) -> PerceptionVerifier:
-    """The verifier that --prm names: a component, or a model folder. Raises ValueError."""
-    is_model = Path(entry).is_dir() or entry.startswith("builtin:")
-    found = build("verifier", {"prm_local": {"model": entry}} if is_model else yaml.safe_load(entry))
-    if not isinstance(found, PerceptionVerifier):
-        raise ValueError(f"--prm {entry}: a verifier of the package prm is wanted, {found.name!r} is none")
-    return found
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:

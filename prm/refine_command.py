@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +22,7 @@ from mmcredit.intervals import Z95, Interval, proportion
 from mmcredit.prepare import held_out_samples, make_pool, seed_everything
 from mmcredit.verifiers.base import RunContext
 from prm.checking import SpanSettings
-from prm.components import PerceptionVerifier
+from prm.components import PerceptionVerifier, verifier_of
 from prm.refine import RefineSettings
 from prm.rows import ROWS, SETTINGS, SUMMARY, TRACES, read_rows
 from prm.spans import INFERENCE
@@ -96,18 +95,9 @@ def _plan(options: Namespace, run_config: RunConfig) -> Plan:
 
 def _verifier(entry: str | None, run_config: RunConfig) -> PerceptionVerifier | None:
     """The verifier component that --prm or the config names."""
-    spec: Any = None
     if entry is not None:
-        spec = {"prm_local": {"model": entry}} if Path(entry).is_dir() or entry.startswith("builtin:") else None
-        spec = yaml.safe_load(entry) if spec is None else spec
-    elif run_config.verifiers:
-        spec = run_config.verifiers[0]
-    if spec is None:
-        return None
-    found = build("verifier", spec)
-    if not isinstance(found, PerceptionVerifier):
-        raise ValueError(f"--prm {entry}: a verifier of the package prm is wanted, {found.name!r} is none")
-    return found
+        return verifier_of(entry)
+    return verifier_of(run_config.verifiers[0]) if run_config.verifiers else None
 
 
 def _settings(

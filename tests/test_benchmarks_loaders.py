@@ -325,9 +325,7 @@ def test_missing_and_broken_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'a.png' of sample chartqa/test/.* is damaged"):
         red(broken[0])
     more = published(tmp_path / "more", "geometry3k", [{**rows.geometry3k()[0], "problem": "<image> and <image>"}])
-    with pytest.raises(
-        ValueError, match=r"parquet\[0\]: the prompt has 2 <image> placeholders, the row gives 1 pictures"
-    ):
+    with pytest.raises(ValueError, match=r"parquet\[0\]: the prompt has 2 <image> placeholders, the row gives 1 pic"):
         more[0]
     fewer = published(
         tmp_path / "fewer", "geometry3k", [{**rows.geometry3k()[0], "images": [rows.struct(1), rows.struct(2)]}]

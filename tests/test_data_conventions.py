@@ -204,7 +204,7 @@ def test_placeholder_without_an_image_is_an_error_that_names_the_columns(images:
         read(row)
     assert caught.value.reason == "placeholder without media"
     said = str(caught.value)
-    assert "sample set/3 (set.jsonl:4), column 'prompt': the text has 1 <image> placeholders" in said
+    assert "sample set/3 (set.jsonl:4), column 'prompt': the text 'What colour is it? <image>' has 1 <image>" in said
     assert f"columns there: {', '.join(row)}; 'image_path' may hold them: name it in columns.images" in said
     assert "literal_placeholders: true" in said
 
@@ -223,7 +223,7 @@ def test_literal_placeholders_are_words_where_the_source_says_so() -> None:
 
 
 def test_placeholders_of_another_kind_or_beside_parts_are_errors() -> None:
-    with pytest.raises(UnusableSample, match="1 <video> placeholders, but the row gives no video"):
+    with pytest.raises(UnusableSample, match="has 1 <video> placeholders, but the row gives no video"):
         read({"prompt": "<image> no <video> here", "images": [encode(RED)]})
     row = {"prompt": [{"role": "user", "content": [IMAGE, text("the <image> tag")]}], "images": [encode(RED)]}
     with pytest.raises(UnusableSample, match="1 <image> placeholders beside 1 image parts"):

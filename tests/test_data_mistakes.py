@@ -171,6 +171,11 @@ def test_references_that_agree_are_worth_no_word(row: dict[str, Any]) -> None:
     assert sample.notes == ()
 
 
+def test_a_nested_column_may_be_its_json_text() -> None:
+    assert read({"prompt": "?", "reward_model": '{"ground_truth": "7", "style": "rule"}'}).answer == "7"
+    assert read({"prompt": "?", "reward_model": "{broken"}).answer is None
+
+
 def test_references_in_other_words_are_decided_aloud() -> None:
     sample = read({"prompt": "?", "answer": "\\frac{1}{2}", "ground_truth": "0.5"})
     assert (sample.answer, len(sample.notes)) == ("\\frac{1}{2}", 1)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from mmcredit.components import UnknownName, build, lookup, names, page
+from mmcredit.data.conventions import SPLIT_OFF
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample
@@ -252,6 +253,16 @@ def test_a_broken_line_is_counted_and_replaced_in_training(tmp_path: Path) -> No
     taken = [sample.messages[0]["content"] for sample, _ in stream.take(4)]
     assert sorted(set(taken)) == ["one", "two"]
     assert stream.dropped.counts["not a JSON object"] >= 1
+
+
+def test_what_was_decided_is_said_once_in_training(tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}]}
+    said: list[str] = []
+    samples = load("jsonl", path=str(write_lines(tmp_path / "a.jsonl", [chat] * 3)))
+    stream = PromptStream(samples, lambda sample: sample, seed=0, note=said.append)
+    stream.take(6)
+    assert len(said) == 1
+    assert said[0].startswith(f"data.train: {SPLIT_OFF} (first: a.jsonl:")
 
 
 def test_json_lists(tmp_path: Path) -> None:

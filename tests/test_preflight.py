@@ -11,16 +11,16 @@ from runs import parse
 from tiny import save, tiny_image, tiny_text
 from tiny_internvl import tiny_internvl
 
-from mmcredit import config as configs
 from mmcredit.policy.policy import Policy
 from mmcredit.policy.vision import UnsupportedModel
-from mmcredit.policy.wording import as_read, unread
+from mmcredit.policy.wording import as_read
 from mmcredit.train.loop import Trainer
 from mmcredit.train.preflight import fit
 from mmcredit.train.preflight.look import look
 from mmcredit.train.preflight.samples import pattern, read_set, spread
 
 GOOD = [{"prompt": f"{i} + {i} = ? Write it in <answer></answer>.", "answer": str(2 * i)} for i in range(20)]
+OTHER = [{"prompt": f"{i} - {i} = ? Write it in <answer></answer>.", "answer": "0"} for i in range(5)]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def checked(tmp_path, rows, folder, held_out=None, limit=50, **changes):
 
 
 def test_clean_data_give_no_warning(tmp_path, text_folder):
-    found = checked(tmp_path, GOOD, text_folder, GOOD[:5], rewards=["exact_answer", "format"])
-    assert (found.errors, found.warnings) == ([], [])
+    found = checked(tmp_path, GOOD, text_folder, OTHER, rewards=["exact_answer", "format"])
+    assert (found.errors, found.warnings, found.notes) == ([], [], [])
     assert [(r.setting, r.total, r.read, len(r.usable)) for r in found.sets] == [
         ("data.train", 20, 20, 20),
         ("data.evaluate", 5, 5, 5),
@@ -119,7 +119,7 @@ def test_an_empty_set_says_why(text_folder):
 def test_both_sets_are_read_alike(tmp_path, text_folder):
     """A held-out set of which nothing is usable is found before the run, and so is one bad row of it."""
     bad = [{"prompt": "<|im_end|>", "answer": "1"}]
-    found = checked(tmp_path, GOOD, text_folder, [*GOOD[:3], *bad])
+    found = checked(tmp_path, GOOD, text_folder, [*OTHER[:3], *bad])
     assert found.held_out is not None
     assert [r.count for r in found.held_out.refusals] == [1]
     assert any("1 of 4 samples of data.evaluate" in w and "accuracy" in w for w in found.warnings)
@@ -127,6 +127,20 @@ def test_both_sets_are_read_alike(tmp_path, text_folder):
     nothing = checked(tmp_path, GOOD, text_folder, bad)
     assert not nothing.ok
     assert "none of the 1 samples read from data.evaluate is usable" in nothing.errors[0]
+
+
+def test_a_held_out_set_that_was_trained_on(tmp_path, text_folder):
+    found = checked(tmp_path, GOOD, text_folder, [*OTHER, GOOD[3]])
+    (word,) = found.warnings
+    assert "1 of the 6 held-out questions read are among the 20 training questions" in word
+
+
+def test_a_column_of_images_under_an_unknown_name(tmp_path, text_folder):
+    rows = [row | {"picture": f"{i}.png"} for i, row in enumerate(GOOD)]
+    text = checked(tmp_path, rows, text_folder)
+    assert any("column picture of data.train looks like images or videos" in w for w in text.warnings)
+    vision = checked(tmp_path, rows, parse(tmp_path).model.path)
+    assert any("(picture looks like it) in the source's columns.images" in w for w in vision.warnings)
 
 
 # --- the model reads the user's words ---------------------------------------------------------------------------------
@@ -148,18 +162,6 @@ def test_words_that_a_template_drops_are_found(tmp_path, text_folder):
         assert all("2 + 2?" in read.text for read in found.train.usable)
     else:
         assert "template" in found.errors[0]
-
-
-def test_unread_words(text_folder):
-    policy = Policy.load(configs.ModelConfig(path=str(text_folder)))
-    sample = configs_sample("Find  the\nsum of ½ and ﬁve, naïve?")
-    prompt = policy.encode(sample)
-    assert unread(sample, prompt, policy.tokenizer) is None
-    other = configs_sample("another question")
-    assert unread(other, prompt, policy.tokenizer) == "another question"
-    system = configs_sample("Find  the\nsum of ½ and ﬁve, naïve?", system="Be brief.")
-    assert unread(system, prompt, policy.tokenizer) == "Be brief."
-    assert unread(system, policy.encode(system), policy.tokenizer) is None
 
 
 def configs_sample(text, system=None):
@@ -210,7 +212,7 @@ def test_references_that_no_response_can_be_paid_for(tmp_path, text_folder, rows
     assert (payment.judged, payment.not_paid) == (len(rows), unpaid)
     said = [m for m in (*found.errors, *found.warnings) if "references of data.train" in m]
     assert len(said) == bool(unpaid)
-    for word in (*words, *(["train/"] if unpaid else [])):
+    for word in (*words, *(["train.jsonl:"] if unpaid else [])):
         assert word in said[0]
     assert found.ok == (unpaid < len(rows))  # none that can be paid for: nothing can be learnt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
@@ -57,8 +58,14 @@ def find(row: Mapping[str, Any], name: str) -> Any:
     if name in row:
         return row[name]
     head, dot, rest = name.partition(".")
-    if dot and isinstance(row.get(head), Mapping):
-        return find(row[head], rest)
+    inner = row.get(head) if dot else None
+    if isinstance(inner, str) and inner.lstrip()[:1] == "{":  # a nested column stored as its JSON text
+        try:
+            inner = json.loads(inner)
+        except (ValueError, RecursionError):
+            inner = None
+    if isinstance(inner, Mapping):
+        return find(inner, rest)
     raise KeyError(name)
 
 
@@ -115,7 +122,12 @@ def is_empty(value: Any) -> bool:
 
     NaN is how pandas writes a missing value.
     """
-    return value is None or value != value or (isinstance(value, str | list | tuple) and len(value) == 0)
+    return value is None or is_nan(value) or (isinstance(value, str | list | tuple) and len(value) == 0)
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value is the number NaN."""
+    return isinstance(value, float | np.floating | Decimal) and value != value
 
 
 _MEDIA_FILE = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|ppm|mp4|mkv|mov|webm|avi)$", re.IGNORECASE)

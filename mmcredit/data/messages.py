@@ -150,17 +150,21 @@ def place(
             )
         if marked and slots:
             raise UnusableSample(
-                f"the text has {marked} <{kind}> placeholders beside {len(slots)} {kind} parts; {_REMEDY}",
+                f"the text {_shown(texts, kind)} has {marked} <{kind}> placeholders beside {len(slots)} {kind} "
+                f"parts; {_REMEDY}",
                 "media counts differ",
             )
         if marked and not count:
             raise UnusableSample(
-                f"the text has {marked} <{kind}> placeholders, but the row gives no {kind}; {_REMEDY}", NO_MEDIUM
+                f"the text {_shown(texts, kind)} has {marked} <{kind}> placeholders, but the row gives no {kind}; "
+                f"if it means the word itself, set literal_placeholders: true",
+                NO_MEDIUM,
             )
         if count and not bare:
             if marked and marked != count:
                 raise UnusableSample(
-                    f"the text has {marked} <{kind}> placeholders, the columns give {count} {kind}s; {_REMEDY}",
+                    f"the text {_shown(texts, kind)} has {marked} <{kind}> placeholders, the columns give {count} "
+                    f"{kind}s; {_REMEDY}",
                     "media counts differ",
                 )
             if marked:
@@ -184,6 +188,12 @@ def place(
                 ordered.append(part[1] if part[1] is not None else next(waiting[part[0]]))
         messages.append({**rest, "content": _content(parts)})
     return tuple(messages), tuple(ordered)
+
+
+def _shown(texts: list[str], kind: Kind) -> str:
+    text = next(text for text in texts if f"<{kind}>" in text)
+    at = max(0, text.index(f"<{kind}>") - 30)
+    return repr(text[at : at + 60])
 
 
 def _split(part: Any, pattern: re.Pattern[str]) -> list[Any]:

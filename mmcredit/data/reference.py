@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmcredit.answers.references import unwrapped
-from mmcredit.data.columns import KNOWN, Columns, get, pick, plain
+from mmcredit.data.columns import KNOWN, Columns, get, is_nan, pick, plain
 from mmcredit.data.dropped import UnusableSample
 
 BOX_NUMBERS = 4  # a list of this many numbers is a rectangle, one value
@@ -88,12 +88,12 @@ def _texts_and_notes(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and not is_nan(value)
 
 
 def _text(value: Any) -> str | None:
     """A single value as text; None if it is none."""
-    if value is None or value != value:
+    if value is None or is_nan(value):
         return None
     if isinstance(value, str):
         return value if value.strip() else None

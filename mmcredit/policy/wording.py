@@ -1,12 +1,10 @@
-"""Does the model read what the user wrote?"""
+"""Prompts as text, for people and for what looks for words in them."""
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
 
 
@@ -42,28 +40,3 @@ def text_of(prompt: Prompt, tokenizer: Any) -> str:
 def _kinds(prompt: Prompt) -> str:
     kinds = {m.kind for m in prompt.sample.media} if prompt.sample is not None else set()
     return " or ".join(sorted(kinds)) or "media"
-
-
-def unread(sample: Sample, prompt: Prompt, tokenizer: Any) -> str | None:
-    """The first text of a user or system message that is not in the encoded prompt; None if all of them are.
-
-    White space is not compared, and what the tokenizer itself cannot spell (normal forms, unknown characters) counts
-    as read if the text by itself reads back the same way.
-    """
-    read = _plain(tokenizer.decode(prompt.tokens.tolist(), skip_special_tokens=False))
-    for message in sample.messages:
-        if message["role"] not in ("user", "system"):
-            continue
-        content = message["content"]
-        texts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
-        for text in texts:
-            if _plain(text) in read:
-                continue
-            alone = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False)
-            if _plain(alone) not in read:
-                return text
-    return None
-
-
-def _plain(text: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", text).split())

@@ -120,12 +120,13 @@ class Alarms:
         where = wrapping(reward)
         assert where is not None
         text = f"0 of {count} responses contain {where.label}, where reward {name} looks for the answer"
-        if metrics["response/truncated"] > 0.5:
-            cut = f"{metrics['response/truncated']:.0%} of them were cut off by rollout.sampling.max_new_tokens"
-            return f"{text}; {cut}: raise it"
+        why = []
         if metrics.get(f"reward/asked/{name}", 1.0) == 0.0:
-            return text + "; the prompt does not ask for it: say so in the source's system or template"
-        return text + "; the prompt asks for it, but the model does not write it"
+            why.append("the prompt does not ask for it: say so in the source's system or template")
+        if metrics["response/truncated"] > 0.5:
+            share = f"{metrics['response/truncated']:.0%}"
+            why.append(f"{share} of them were cut off by rollout.sampling.max_new_tokens: raise it")
+        return "; ".join([text, *(why or ["the prompt asks for it, but the model does not write it"])])
 
     def _answers(self, count: int, metrics: Mapping[str, float]) -> tuple[str, str]:
         """Formats are right somewhere: it lies with the answers."""

@@ -24,8 +24,12 @@ class PromptStream:
         encode: Callable[[Sample], Prompt],
         seed: int,
         report: Callable[[str, str, str], None] | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
-        self.samples, self.encode, self.report = samples, encode, report
+        """`report(reason, name, message)` is called for every refused sample, `note(text)` once for every decision that
+        was made while rows were read."""
+        self.samples, self.encode, self.report, self.note = samples, encode, report, note
+        self._said: set[str] = set()
         self.order = PromptOrder(len(samples), 1, seed)
         self.dropped = Dropped()
 
@@ -43,6 +47,7 @@ class PromptStream:
                 sample = self.samples[index]
                 name = sample.name
                 taken.append((sample, self.encode(sample)))
+                self._say(sample)
                 refused = 0
             except UnsupportedModel:
                 raise
@@ -57,6 +62,12 @@ class PromptStream:
                         f"none of the {len(self.samples)} training samples is usable; the last refusal: {last}"
                     ) from error
         return taken
+
+    def _say(self, sample: Sample) -> None:
+        for decision in sample.notes:
+            if self.note is not None and decision not in self._said:
+                self._said.add(decision)
+                self.note(f"data.train: {decision} (first: {sample.name})")
 
     def state_dict(self) -> dict[str, Any]:
         """Position and counts."""

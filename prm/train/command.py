@@ -108,7 +108,7 @@ def run(options: Namespace) -> int:
     policy.save(config.output)
     results = _test(config, policy, tests)
     card = {
-        "command": f"mmcredit prm-train {options.config}",
+        "command": " ".join(["mmcredit prm-train", options.config, *options.overrides]),
         "config": config.model_dump(mode="json"),
         "examples": len(taught),
         "flagged": sum(example.flagged for example in examples) / max(1, len(examples)),

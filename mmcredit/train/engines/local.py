@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from mmcredit.components import Component, register
 from mmcredit.train.engine import Counters, StepResult, learning_rate, named_parameters
@@ -50,7 +49,7 @@ class LocalEngine:
     loss_scale = 1
     in_step = False
 
-    def __init__(self, parameters: dict[str, nn.Parameter], config: TrainBlock, total_updates: int) -> None:
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], config: TrainBlock, total_updates: int) -> None:
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.config = config
         self.total_updates = total_updates
@@ -71,7 +70,7 @@ class LocalEngine:
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
         limit = self.config.max_grad_norm if self.config.max_grad_norm is not None else math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.masters, limit))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.masters, limit))
         skipped = self.counters.count(norm, self.config)
         if not skipped:
             self.optimizer.step()
@@ -107,5 +106,5 @@ class LocalEngine:
         self.counters = Counters(**state["counters"])
 
 
-def _master(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().float().clone())
+def _master(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(parameter.detach().float().clone())

@@ -69,10 +69,23 @@ def first_words(config: RunConfig, policy: Policy, prompts: Sequence[Prompt]) ->
     return model_words(config, policy) + media_words(config, policy, seen, len(prompts), "the first step")
 
 
-def media_words(config: RunConfig, policy: Policy, with_media: int, total: int, where: str) -> list[str]:
-    """Sentences about prompts without media: `with_media` of `total` prompts of `where` have some."""
-    if policy.tower is None or not total or with_media == total:
+def media_words(
+    config: RunConfig, policy: Policy, with_media: int, total: int, where: str, columns: Sequence[str] = ()
+) -> list[str]:
+    """Sentences about prompts without media: `with_media` of `total` prompts of `where` have some. `columns` look as if
+    they held media, and are not read."""
+    if not total or with_media == total:
         return []
+    named = f" ({', '.join(columns)} looks like it)" if columns else ""
+    if policy.tower is None:
+        return (
+            []
+            if not columns
+            else [
+                f"column {', '.join(columns)} of {where} looks like images or videos, and is not read: "
+                f"{config.model.path} reads text only"
+            ]
+        )
     images = image_components(config)
     if with_media:
         more = f"; for those {_listed(images)} changes nothing" if images else ""
@@ -80,7 +93,7 @@ def media_words(config: RunConfig, policy: Policy, with_media: int, total: int, 
     more = f", and {_listed(images)} then changes nothing" if images else ""
     return [
         f"the model reads images, but none of the {total} prompts of {where} has one{more}: a blind run. Name the "
-        "column that holds them in the source's columns.images, or use a text model"
+        f"column that holds them{named} in the source's columns.images, or use a text model"
     ]
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmcredit.components import build
+from mmcredit.data.audit import Audit, unread_media
 from mmcredit.prepare import held_out_samples, load_samples, make_pool
 from mmcredit.rollout.volume import Volume, sampled
 from mmcredit.train.preflight import fit, memory
@@ -39,6 +41,7 @@ class Preflight:
     disk_free_mb: float = 0.0
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was decided or repeats: no trouble
 
     @property
     def sets(self) -> list[SetReport]:
@@ -58,6 +61,7 @@ def look(config: RunConfig, policy: Policy, limit: int, start: Start | None = No
         if report.error is not None:
             found.errors.append(report.error)
     found.warnings += fit.model_words(config, policy)
+    _across(found)
     for report in found.sets:
         _set_words(config, policy, report, found)
     if any(report.usable for report in found.sets):
@@ -82,6 +86,16 @@ def _sets(config: RunConfig, policy: Policy, limit: int, start: Start | None) ->
     return train, read("data.evaluate", lambda: held_out_samples(config))
 
 
+def _across(found: Preflight) -> None:
+    """What only several samples together show."""
+    audit = Audit()
+    for report in found.sets:
+        for read in report.usable:
+            audit.add(read.sample, held_out=report is found.held_out)
+    found.warnings += audit.warnings()
+    found.notes += audit.notes()
+
+
 def _set_words(config: RunConfig, policy: Policy, report: SetReport, found: Preflight) -> None:
     """What is to be said about a set that can be read."""
     if not report.usable:
@@ -95,7 +109,8 @@ def _set_words(config: RunConfig, policy: Policy, report: SetReport, found: Pref
         )
     if report.while_reading:
         found.warnings.append(f"left out while reading {report.setting}: {report.while_reading}")
-    found.warnings += fit.media_words(config, policy, report.with_media, len(report.usable), report.setting)
+    looks_like = unread_media(read.sample for read in report.usable)
+    found.warnings += fit.media_words(config, policy, report.with_media, len(report.usable), report.setting, looks_like)
     longest = report.longest + config.rollout.sampling.max_new_tokens
     if report.setting == "data.train" and longest > config.train.token_budget:
         found.warnings.append(
@@ -139,7 +154,7 @@ def _payment_words(setting: str, payment: Payment, found: Preflight, share: floa
         paid = "can be paid for" if level is found.errors else "cannot be paid for"
         level.append(
             f"{whole} {payment.judged} references of {setting} {paid}: reward {first.part} {earns} (sample "
-            f"{first.example.read.sample.id}, reference {_short(first.example.reference)!r}, response "
+            f"{first.example.read.sample.name}, reference {_short(first.example.reference)!r}, response "
             f"{_short(first.example.response, tail=True)!r}); {first.advice}"
         )
     if payment.without_reference:
@@ -189,6 +204,11 @@ def _memory(config: RunConfig, policy: Policy, found: Preflight, start: Start | 
     found.memory = memory.estimate(shape, sizes)
     found.remedies = memory.remedies(shape, sizes, config)
     found.free = free_memory(policy.device)
+    if build("train_engine", config.train.engine).name != "local":
+        found.notes.append(
+            "the memory is that of one process that shares nothing: ZeRO divides the optimizer state, and with its "
+            "stages gradients and weights, by the number of processes"
+        )
     word = memory.verdict(found.memory, found.free, found.remedies)
     if word is not None:
         found.warnings.append(word)

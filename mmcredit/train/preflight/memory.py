@@ -188,7 +188,14 @@ def remedies(shape: Shape, model: Model, config: RunConfig) -> list[Remedy]:
     found_all = [Remedy(setting, now - estimate(other, model).total, note) for setting, other, note in tried]
     if tried_half is not None:
         found_all.append(tried_half)
-    return sorted((r for r in found_all if r.saves >= 0.02 * now), key=lambda r: -r.saves)
+    worth = sorted((r for r in found_all if r.saves >= 0.02 * now), key=lambda r: -r.saves)
+    return [r for i, r in enumerate(worth) if not any(_covers(other, r, now) for other in worth[i + 1 :])]
+
+
+def _covers(other: Remedy, remedy: Remedy, now: float) -> bool:
+    """Whether `other` is the same setting, changed less, and saves about as much."""
+    same = other.setting.partition("=")[0] == remedy.setting.partition("=")[0]
+    return same and remedy.saves - other.saves < 0.02 * now
 
 
 def _round(tokens: float) -> int:

@@ -28,6 +28,8 @@ def show(found: Preflight, console: Console) -> None:
         console.print(_memory(found))
     if found.remedies:
         console.print(_remedies(found))
+    for note in found.notes:
+        console.print(Text.assemble(("note: ", "cyan"), note))
     for warning in found.warnings:
         console.print(Text.assemble(("warning: ", "yellow"), warning))
     for error in found.errors:
@@ -42,11 +44,11 @@ def _sample(found: Preflight, console: Console) -> None:
         payment = found.payments.get(report.setting)
         paid = None if payment is None else payment.shown
         if paid is None and report.usable:
-            _prompt(report.usable[0].sample.id, report, report.usable[0].text, console)
+            _prompt(report.usable[0].sample.name, report, report.usable[0].text, console)
             console.print("reference: none\n", highlight=False)
             return
         if paid is not None and payment is not None:
-            _prompt(paid.read.sample.id, report, paid.read.text, console)
+            _prompt(paid.read.sample.name, report, paid.read.text, console)
             _paid(paid, payment, console)
             return
 
@@ -141,6 +143,7 @@ def _memory(found: Preflight) -> Table:
 
 def _remedies(found: Preflight) -> Table:
     table = Table("settings that lower it", "by MiB", "")
+    table.columns[0].no_wrap = True
     table.columns[1].justify = "right"
     for remedy in found.remedies[:4]:
         table.add_row(remedy.setting, f"{remedy.saves:,.0f}", remedy.note)

@@ -73,12 +73,12 @@ def pay(pool: RewardPool, reads: Sequence[Read], count_tokens: Callable[[str], i
             ways = ideal_responses(pool.rewards, item)[:MOST_WAYS]
         except ValueError as error:
             found.failed["reference"] = found.failed.get("reference", 0) + 1
-            found.errors.append(f"sample {read.sample.id}: {error}")
+            found.errors.append(f"sample {read.sample.name}: {error}")
             continue
         if ways:
             todo.append((read, item, ways))
         else:
-            found.without_reference.append(read.sample.id)
+            found.without_reference.append(read.sample.name)
     first: dict[str, Paid] = {}
     for turn in range(MOST_WAYS):
         now = [(read, item, ways) for read, item, ways in todo if turn < len(ways)]
@@ -182,7 +182,7 @@ def _prompts(found: Payment, pool: RewardPool, reads: Sequence[Read]) -> None:
                 continue
             instead = [r for r, own in zip(reads, asked, strict=True) if not own and other.asked(r.text)]
             if instead:
-                found.other[name] = (other.label, len(instead), instead[0].sample.id)
+                found.other[name] = (other.label, len(instead), instead[0].sample.name)
 
 
 def _item(read: Read) -> RewardItem:

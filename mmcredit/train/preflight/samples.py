@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmcredit.data.dropped import Dropped, UnusableSample, reason_of
+from mmcredit.data.dropped import Dropped, reason_of
+from mmcredit.data.sample import name_at
 from mmcredit.policy.vision import UnsupportedModel
-from mmcredit.policy.wording import as_read, unread
+from mmcredit.policy.wording import as_read
 
 if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
@@ -114,20 +115,11 @@ def read_set(
 
 
 def _one(report: SetReport, samples: Sequence[Sample], index: int, policy: Policy, max_tokens: int | None) -> None:
-    named = getattr(samples, "id", None)
-    name = str(named(index)) if callable(named) else f"number {index}"
+    name = name_at(samples, index)
     try:
         sample = samples[index]
-        name = sample.id
+        name = sample.name
         prompt = policy.encode(sample, max_tokens)
-        missing = unread(sample, prompt, policy.tokenizer)
-        if missing is not None:
-            raise UnusableSample(
-                f"sample {name}: the chat template leaves out text of the sample ({missing[:60]!r}): the model would "
-                "not read the question; templates that read strings drop content that comes in parts. Give the "
-                "content as one string, or another model.chat_template",
-                "text missing from the prompt",
-            )
     except UnsupportedModel as error:
         report.error = str(error)
         return
