@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import commands, usage
+from mmcredit import commands, usage, warned
 from mmcredit.deferred import defer
 from mmcredit.version import __version__
 
@@ -96,6 +96,21 @@ def parser(more: bool = True) -> ArgumentParser:
     corruptions.add_argument("-o", "--output", type=Path, default=Path("sheet.png"), help="sheet (default sheet.png)")
     corruptions.add_argument("--seed", type=int, default=0, metavar="N", help="of the random ones (default 0)")
     corruptions.set_defaults(run=commands.corruptions)
+
+    merge = actions.add_parser(
+        "merge",
+        help="a LoRA run's result as a plain model folder",
+        description="Merge the adapter in MODEL (RUN/model of a run with model.lora) into the base that it names, and "
+        "write a folder that transformers loads by itself.",
+    )
+    merge.add_argument("model", metavar="MODEL", help="folder with an adapter, such as RUN/model")
+    merge.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="new folder for the model")
+    merge.add_argument("--base", metavar="PATH", help="the base, where it is not where the adapter says")
+    merge.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: the base's)"
+    )
+    merge.add_argument("--trust-remote-code", dest="trust", action="store_true", help="run code of the base's folder")
+    merge.set_defaults(run=commands.merge)
 
     report = actions.add_parser(
         "report",
@@ -279,7 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return int(options.run(options))
+        with warned.one_line(lambda text: print(f"mmcredit: note: {text}", file=sys.stderr)):
+            return int(options.run(options))
     except ValueError as error:
         return _fail(error, 2)
     except (RuntimeError, OSError) as error:

@@ -62,7 +62,9 @@ def train(options: Namespace) -> int:
             bounds = f"{100 * interval.low:.1f} .. {100 * interval.high:.1f}"
             table.add_row(name, f"{100 * interval.value:.1f} %", bounds, str(interval.n))
         console.print(table)
+        _print_left_out(outcome.after)
     console.print(f"training proper took {outcome.seconds:.0f} s; run directory: {outcome.run_dir}", highlight=False)
+    console.print(f"on disk: {_on_disk(outcome.run_dir)}", highlight=False)
     if not options.no_report:
         from mmcredit.report import render
 
@@ -92,8 +94,8 @@ def evaluate(options: Namespace) -> int:
         run = chosen.default_config(options)
     else:
         run = _load(options)
-    if options.model is not None:
-        run.model = run.model.model_copy(update={"path": options.model})
+    # An adapter is merged: an evaluation trains nothing.
+    run.model = run.model.at(options.model or run.model.path, lora=None)
     _several_answers(run, options)
     if options.benchmark is None and run.data.evaluate is None:
         raise ValueError("data.evaluate is not set; name the source of the questions there")
@@ -108,7 +110,8 @@ def evaluate(options: Namespace) -> int:
 
     with _bar("answers to held-out questions") as advance:
         found, rows = evaluate_model(run, advance)
-    console.print(f"accuracy {found.accuracy}", highlight=False)
+    console.print(f"accuracy {found}", highlight=False)
+    _print_left_out(found)
     if found.scores:
         at = f"{run.evaluate.samples} answers at T={run.evaluate.temperature:g}"
         table = Table(at, "value", "95 % interval", "questions")
@@ -124,6 +127,26 @@ def evaluate(options: Namespace) -> int:
         options.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         console.print(f"answers: {options.output}", highlight=False)
     return 0
+
+
+def _on_disk(folder: Path) -> str:
+    """What a run takes, MiB: in all, and its largest parts."""
+    from mmcredit.report.files import size_mb
+
+    parts = {path.name: size_mb(path) for path in folder.iterdir() if path.is_dir()}
+    largest = sorted(parts, key=lambda name: -parts[name])[:3]
+    inside = ", ".join(f"{name} {parts[name]:,.1f}" for name in largest if parts[name] >= 0.05)
+    return f"{size_mb(folder):,.1f} MiB" + (f" ({inside})" if inside else "")
+
+
+def _print_left_out(found: Any) -> None:
+    """The questions behind no number, by name."""
+    names = list(found.not_applicable)
+    if names:
+        more = ", ..." if len(names) > 5 else ""
+        console.print(f"  not applicable (no reference answer): {', '.join(names[:5])}{more}", highlight=False)
+    if found.dropped:
+        console.print(f"  unusable: {found.dropped}", highlight=False)
 
 
 def _several_answers(run: RunConfig, options: Namespace) -> None:
@@ -188,6 +211,21 @@ def methods(options: Namespace) -> int:
         for name, about in recipes.items():
             table.add_row(name, about)
         console.print(table)
+    return 0
+
+
+def merge(options: Namespace) -> int:
+    """An adapter and its base as one plain model folder."""
+    _quiet_libraries()
+    from mmcredit.policy.merge import merge as write
+    from mmcredit.report.files import size_mb
+
+    with console.status("merging"):
+        dtype = write(
+            options.model, options.output, base=options.base, dtype=options.dtype, trust_remote_code=options.trust
+        )
+    size = size_mb(options.output)
+    console.print(f"{options.output}: {size:,.1f} MiB, {str(dtype).removeprefix('torch.')}", highlight=False)
     return 0
 
 

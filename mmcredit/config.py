@@ -81,7 +81,9 @@ class ObjectiveBlock(Block):
 class TrainBlock(Block):
     """The update."""
 
-    engine: Entry = Field("local", description="training engine: local, or deepspeed for several processes")
+    engine: Annotated[Entry, Kind("train_engine")] = Field(
+        "local", description="training engine: local, or deepspeed for several processes"
+    )
     mini_batches: int = Field(1, ge=1, description="optimizer steps per epoch over a rollout batch")
     epochs: int = Field(1, ge=1, description="times a rollout batch is gone through")
     token_budget: int = Field(16384, ge=1, description="tokens of one micro-batch, visual ones included")
@@ -105,6 +107,9 @@ class CheckBlock(Block):
     zero_signal_alarm: float = Field(0.9, gt=0, le=1, description="share of groups without signal that raises an alarm")
     alarm_every: int = Field(50, ge=1, description="steps after which an alarm whose cause comes back is said again")
     stuck_reward_steps: int = Field(50, ge=2, description="steps of one constant mean reward that raise an alarm")
+    max_unusable_held_out: float = Field(
+        0.1, ge=0, le=1, description="share of held-out rows that cannot be used (at least two) that stops the run"
+    )
     max_reward_error_share: float = Field(0.2, gt=0, le=1, description="share of reward errors that stops the run")
 
 

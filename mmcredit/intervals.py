@@ -40,18 +40,21 @@ def proportion(correct: int, n: int) -> Interval:
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
-def paired_gain(before: Sequence[float], after: Sequence[float], answers: int = 1) -> Interval:
+def paired_gain(before: Sequence[float | None], after: Sequence[float | None], answers: int = 1) -> Interval:
     """Mean of after - before over the same items (values within 0..1), with the score interval of the differences.
 
     Pairing removes the spread between easy and hard items, which both runs share. For right or wrong answers it is the
     interval of Tango (1998) for paired proportions: where no answer changed in 200, -1.9 to +1.9 points and not none.
-    Values that are shares of several `answers` move in smaller steps and scatter less: see `score_interval`. Raises
-    ValueError for lists that differ in length or are empty.
+    Values that are shares of several `answers` move in smaller steps and scatter less: see `score_interval`. An item
+    that is None (not applicable, not usable) on one side is left out. Raises ValueError for lists that differ in length
+    or have no item in common.
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"a paired gain needs the same items twice, got {len(before)} and {len(after)}")
-    n = len(before)
-    differences = [b - a for a, b in zip(before, after, strict=True)]
+    differences = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    n = len(differences)
+    if not n:
+        raise ValueError("a paired gain needs an item that both sides could judge")
     low, high = score_interval(differences, -1.0, 1.0, None if answers == 1 else 1 / answers)
     return Interval(sum(differences) / n, low, high, n)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mmcredit.components import build, build_all
+from mmcredit.data.chosen import Chosen
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ def load_samples(config: RunConfig, entry: Any) -> Sequence[Sample]:
     return build("source", entry).load(config.data.media)  # type: ignore[attr-defined]
 
 
-def held_out_samples(config: RunConfig) -> list[Sample]:
-    """The evaluation questions: the first `evaluate.limit` of a seeded shuffle."""
+def held_out_samples(config: RunConfig) -> Sequence[Sample]:
+    """The evaluation questions: the first `evaluate.limit` of a seeded shuffle. Each is read when it is asked for."""
     if config.data.evaluate is None:
-        return []
+        return ()
     samples = load_samples(config, config.data.evaluate)
     order = np.random.RandomState(derive(config.run.seed, "held-out") % 2**32).permutation(len(samples))
-    return [samples[int(i)] for i in order[: config.evaluate.limit]]
+    return Chosen(samples, [int(i) for i in order[: config.evaluate.limit]])
 
 
 def make_pool(config: RunConfig, run_dir: Path | None = None) -> RewardPool:

@@ -103,10 +103,11 @@ def main() -> None:
     lines = [
         "# Answer rewards on pairs of answers",
         "",
-        f"`python scripts/bench_rewards.py --markdown benchmarks/rewards.md`; Python {platform.python_version()}, one "
+        f"`python scripts/bench_rewards.py --every {given.every} --markdown benchmarks/rewards.md`; Python "
+        f"{platform.python_version()}, one "
         f"core of a shared machine, process time. {len(everything)} pairs: {right} say the same, "
         f"{len(everything) - right} do not. `tests/answer_pairs.jsonl` ({len(corpora['pairs'])}) was written beside "
-        f"the code of `math`, `tests/answer_pairs_apart.jsonl` ({len(corpora['apart'])}) without looking at it: "
+        f"the code of `math`, `tests/answer_pairs_apart.jsonl` ({len(corpora['apart'])}) mostly apart from it: "
         "rewritings of a reference that are right, and changes that are wrong (a digit, a sign, a bracket, the order, "
         "a unit, a part left out). The verdict is a strict mathematician's; the page of `math` says where answers that "
         "look alike are not the same. A reward sees the answer where it looks (a box or an answer tag). `number`, "

@@ -79,7 +79,7 @@ def test_paths_that_lead_nowhere(path: str, pattern: str) -> None:
 
 
 def test_folder_without_a_model(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"holds no config\.json"):
+    with pytest.raises(ValueError, match=r"holds neither config\.json nor adapter_config"):
         Policy.load(ModelConfig(path=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(ValueError, match="cannot be read"):
@@ -175,3 +175,35 @@ def test_lone_response_over_the_budget_runs_alone_with_a_warning() -> None:
     with pytest.warns(UserWarning, match=r"sample s1: prompt \(\d+ tokens\) and response \(9\) exceed"):
         batches = policy.micro_batches(prompts, rollouts, budget=len(prompts[1]) + 5, layout="shared")
     assert (4,) in [b.rows for b in batches]
+
+
+def test_sampling_is_counted() -> None:
+    """Prefill and decode: forwards, tokens, positions, FLOPs and seconds, for text and vision models alike."""
+    from mmcredit.rollout.engine import Request, Sampling
+    from mmcredit.rollout.engines.hf import HF
+
+    for family in ("qwen3", "qwen2_5_vl"):
+        policy = make_policy(family)
+        prompts = [policy.encode(s) for s in samples(family)]
+        engine = HF().open(policy)
+        requests = [Request(p, (1, 2), tag=i) for i, p in enumerate(prompts)]
+        count = 2 * len(prompts)
+        responses = engine.generate(requests, Sampling(max_new_tokens=5, min_new_tokens=5))
+        cost = policy.costs.read()["rollout"]
+        assert sum(len(r.tokens) for r in responses) == 5 * count
+        assert cost["positions"] == 5 * count  # a head per sampled token
+        read = cost["tokens"] - 4 * count  # the last token of a response is not read
+        assert sum(map(len, prompts)) <= read <= len(prompts) * max(map(len, prompts))
+        assert 1 + 4 <= cost["forwards"] <= len(prompts) + 4
+        body, head = policy.body.size, policy.body.head_size
+        tower = 0 if policy.body.vision is None else 2 * policy.body.vision.size * cost["patches"]
+        assert cost["flops"] == pytest.approx(2 * (body * cost["tokens"] + head * cost["positions"]) + tower)
+        assert cost["seconds"] > 0
+        with policy.costs.sampling_for("evaluate"):
+            engine.generate(requests[:1], Sampling(max_new_tokens=2))
+        assert policy.costs.read()["rollout"] == cost
+        assert policy.costs.read()["evaluate"]["forwards"] >= 1
+        longer = [Request(prompts[0], (1,), prefix=[30, 31, 32])]
+        before = policy.costs.read()["rollout"]["tokens"]
+        engine.generate(longer, Sampling(max_new_tokens=1))
+        assert policy.costs.read()["rollout"]["tokens"] == before + len(prompts[0]) + 3

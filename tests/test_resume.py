@@ -42,7 +42,7 @@ elif mode == "update":  # after the first of two optimizer steps of step 4
 
     trainer.parts.trainer.step = killed
 elif mode == "save":  # while the checkpoint of step 4 is on its way to disk
-    trainer._saved_part = lambda name: die() if trainer.step == 4 and name == "optimizer" else None
+    trainer._saved_part = lambda name: die() if trainer.step == 4 and name == "training" else None
 trainer.run()
 """
 

@@ -41,13 +41,13 @@ def test_a_file_means_the_same_as_overrides(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
         yaml.safe_dump(content).replace("run:\n", "run:\n  name: 1e-4\n").replace(f"'{tmp_path}/run'", "1e-5")
-        + "evaluate: {limit: 1e3}\nmodel:\n  path: 1e9\n  chat_template: {depth: 1e1, mode: '1e1', think: no}\n"
+        + "evaluate: {limit: 1e3}\nmodel:\n  path: 1e9\n  template_variables: {depth: 1e1, mode: '1e1', think: no}\n"
     )
     run = config.load(path)
     assert (run.run.name, run.model.path, run.evaluate.limit) == ("1e-4", "1e9", 1000)
     # A mapping of anything has no type to go by: there quotes decide.
-    assert run.model.chat_template == {"depth": 10.0, "mode": "1e1", "think": False}
-    assert type(run.model.chat_template["think"]) is bool
+    assert run.model.template_variables == {"depth": 10.0, "mode": "1e1", "think": False}
+    assert type(run.model.template_variables["think"]) is bool
     assert config.parse(yaml_values.read(config.dump(run))) == run
 
 

@@ -255,7 +255,8 @@ def budget_curve(
                 engine = CrossEngine(primary, other, config, rule)
                 found = judge(engine)
                 base = base or found
-                point = _point(rule, found, paired_gain(base.correct, found.correct), engine.crossed)
+                answers = len(found.responses) // len(found.correct)  # to each question
+                point = _point(rule, found, paired_gain(base.correct, found.correct, answers), engine.crossed)
                 if all(len(c.effective) < budget for c in engine.crossed):
                     settled[rule.switch] = (rule.rate, point)
             yield replace(point, budget=budget)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit.data.dropped import Dropped, reason_of
-from mmcredit.data.sample import name_at
+from mmcredit.data.chosen import Chosen
+from mmcredit.evaluate import usable
+from mmcredit.policy.adapters import chain
 from mmcredit.policy.load import resolve_path
 from mmcredit.policy.policy import Policy
 
@@ -16,14 +18,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.config import RunConfig
+    from mmcredit.data.dropped import Dropped
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
 
 
 def load_frozen(run: RunConfig, path: str) -> Policy:
-    """A checkpoint for looking at: no adapters, a frozen vision tower. Raises ValueError as `Policy.load`."""
-    settings = {"path": path, "lora": None, "freeze_vision": True, "gradient_checkpointing": False}
-    return Policy.load(run.model.model_copy(update=settings), media_limits=run.data.media)
+    """A checkpoint for looking at: adapters merged, a frozen vision tower. Raises ValueError as `Policy.load`."""
+    model = run.model.at(path, lora=None, freeze_vision=True, gradient_checkpointing=False)
+    return Policy.load(model, media_limits=run.data.media)
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> Any:
@@ -31,7 +34,10 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(resolve_path(path), trust_remote_code=trust_remote_code)
+        folder = resolve_path(path)
+        if not (Path(folder) / "tokenizer_config.json").is_file():  # an adapter that lies alone
+            folder, _ = chain(folder, resolve_path, None)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ValueError(f"model {path!r} has no tokenizer that can be read: {error}") from error
 
@@ -76,23 +82,15 @@ class NarrowHead:
 
 def questions(run: RunConfig, policy: Policy, limit: int | None) -> tuple[list[Sample], list[Prompt], Dropped]:
     """The first `limit` held-out questions (training prompts where `data.evaluate` is not set), encoded, and what could
-    not be used. Raises ValueError if none is left."""
+    not be used. Raises ValueError if none is left, or too many held-out ones are not usable."""
     from mmcredit.prepare import held_out_samples, load_samples
 
-    samples: Sequence[Sample] = held_out_samples(run) or load_samples(run, run.data.train)
+    held_out = held_out_samples(run)
+    samples: Sequence[Sample] = held_out or load_samples(run, run.data.train)
     count = len(samples) if limit is None else min(limit, len(samples))
-    usable: list[Sample] = []
-    prompts: list[Prompt] = []
-    dropped = Dropped()
-    for i in range(count):
-        name = name_at(samples, i)
-        try:
-            sample = samples[i]
-            name = sample.name
-            prompts.append(policy.encode(sample, run.data.max_prompt_tokens))
-            usable.append(sample)
-        except ValueError as error:
-            dropped.add(reason_of(error), name)
-    if not usable:
-        raise ValueError(f"none of the {count} questions is usable: {dropped}")
-    return usable, prompts, dropped
+    found = usable.read(
+        Chosen(samples, range(count)),
+        lambda sample: policy.encode(sample, run.data.max_prompt_tokens),
+        run.check.max_unusable_held_out if held_out else None,
+    )
+    return found.samples, found.prompts, found.dropped

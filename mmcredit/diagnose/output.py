@@ -90,7 +90,7 @@ def response_rows(
     direction: str, point: CurvePoint, samples: Sequence[Sample], per_question: int
 ) -> list[dict[str, Any]]:
     """One row per cross-sampled response."""
-    right = [hit for attempts in point.evaluation.attempts for hit in attempts.right]
+    right = [hit for a in point.evaluation.attempts for hit in ([None] * per_question if a is None else list(a.right))]
     return [
         {
             "direction": direction,

@@ -13,17 +13,18 @@ from pydantic import ValidationError
 
 from mmcredit.components import build, explain
 from mmcredit.evaluate.ask.answer_lines import Rows, answer_row, file_stem, skipped_row
-from mmcredit.evaluate.ask.cells import BATCH, Answer, answer_cells
+from mmcredit.evaluate.ask.cells import BATCH, Answer, Skipped, answer_cells
 from mmcredit.evaluate.ask.questions import Target, benchmark_target, held_out_target, listed, read_benchmarks
 from mmcredit.evaluate.ask.settings import CORRUPTION_SEED, cells_of, settings_of, suite_of
 from mmcredit.evaluate.benchmarks.referee import Referee
 from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
 from mmcredit.evaluate.judge.results import collect
-from mmcredit.evaluate.judge.robustness import Judge, benchmark_judge, reward_judge
+from mmcredit.evaluate.judge.robustness import Judge, benchmark_judge, judged, reward_judge
 from mmcredit.evaluate.options import take
 from mmcredit.evaluate.show import terminal as output
 from mmcredit.evaluate.show.examples import examples
 from mmcredit.evaluate.show.page import write_page
+from mmcredit.evaluate.usable import check_share
 from mmcredit.policy.policy import Policy
 from mmcredit.prepare import make_pool
 
@@ -165,6 +166,7 @@ def _answer(
     """Answer what is missing in the rows of a target, and write it down batch by batch."""
     n, attempts = len(target.samples), config.evaluate.samples
     todo = sum(not rows.done(i, cell.label) for cell in cells for i in range(n)) * attempts
+    messages: list[str] = []
     with bar(f"{target.name}: answers", todo) as advance:
         for found in answer_cells(
             policy,
@@ -179,15 +181,15 @@ def _answer(
             done=rows.done,
             progress=advance,
         ):
-            answers = [item for item in found if isinstance(item, Answer)]
-            scores = iter(judge(answers) if answers else ())
+            done = judged(found, judge)
             rows.append(
                 [
-                    answer_row(target.name, item, next(scores))
-                    if isinstance(item, Answer)
-                    else skipped_row(target.name, item)
-                    for item in found
+                    skipped_row(target.name, item) if isinstance(item, Skipped) else answer_row(target.name, *item)
+                    for item in done
                 ]
             )
+            messages += [item.message for item in found if isinstance(item, Skipped) and item.cell is None]
+            if target.benchmark is None:
+                check_share(rows.unusable, n, config.check.max_unusable_held_out, messages)
             skipped = [item for item in found if not isinstance(item, Answer)]
             advance(sum(len(cells) if item.cell is None else 1 for item in skipped) * attempts)

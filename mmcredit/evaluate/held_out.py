@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmcredit.components import build
+from mmcredit.evaluate import usable
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.pass_at_k import pass_at_k
 from mmcredit.rollout.engine import Sampling
@@ -39,8 +41,9 @@ def evaluate_model(
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
     """Answer the held-out questions of `config` with its model: the result, and a row per question.
 
-    A row holds ``id``, ``answer``, ``correct`` (share of right answers) and ``response``; with `evaluate.samples` above
-    1 instead of the last ``responses``, ``right`` and ``pass@k`` for every k, lists in the order of the answers.
+    A row holds ``id``, ``answer``, ``correct`` (share of right answers; None: not applicable) and ``response``; with
+    `evaluate.samples` above 1 instead of the last ``responses``, ``right`` and ``pass@k`` for every k, lists in the
+    order of the answers. Questions that cannot be used are in `Evaluation.dropped`. Raises ValueError as `usable.read`.
     """
     from mmcredit.policy.policy import Policy
     from mmcredit.prepare import held_out_samples, make_pool, seed_everything
@@ -49,33 +52,38 @@ def evaluate_model(
     samples = held_out_samples(config)
     policy = Policy.load(config.model, media_limits=config.data.media)
     engine = build("engine", config.rollout.engine).open(policy)  # type: ignore[attr-defined]
+    asked = usable.read(
+        samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
+    )
     with make_pool(config) as pool:
         found = evaluate(
             engine,
             pool,
-            samples,
-            [policy.encode(s, config.data.max_prompt_tokens) for s in samples],
+            asked.samples,
+            asked.prompts,
             evaluation_sampling(config),
-            [evaluation_seeds(config, s.id) for s in samples],
+            [evaluation_seeds(config, s.id) for s in asked.samples],
             policy.decode,
             config.evaluate.reward or pool.names[0],
             progress,
             config.evaluate.chosen_k,
         )
-    return found, answer_rows(samples, found, config.evaluate.chosen_k)
+    found = replace(found, dropped=asked.dropped)
+    return found, answer_rows(asked.samples, found, config.evaluate.chosen_k)
 
 
 def answer_rows(samples: Sequence[Sample], found: Evaluation, ks: Sequence[int]) -> list[dict[str, Any]]:
     """A plain row per question, see `evaluate_model`."""
     rows = []
+    n = len(found.responses) // max(1, len(samples))
     for i, (sample, attempts) in enumerate(zip(samples, found.attempts, strict=True)):
-        n = len(attempts.right)
         texts = found.responses[i * n : (i + 1) * n]
         row: dict[str, Any] = {"id": sample.id, "answer": sample.answer, "correct": found.correct[i]}
         if n == 1:
             row["response"] = texts[0]
         else:
-            row |= {"responses": texts, "right": list(attempts.right)}
-            row |= {f"pass@{k}": pass_at_k(n, sum(attempts.right), k) for k in ks}
+            right = None if attempts is None else list(attempts.right)
+            row |= {"responses": texts, "right": right}
+            row |= {f"pass@{k}": None if right is None else pass_at_k(n, sum(right), k) for k in ks}
         rows.append(row)
     return rows

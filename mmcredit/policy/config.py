@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -27,7 +28,18 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    path: str = Field(description="builtin:NAME (shipped with the package), a local folder, or a hub id")
+    def at(self, path: str, **changes: Any) -> ModelConfig:
+        """The same settings for the model at another `path`; `base` stays for an adapter, which alone has one."""
+        adapter = (Path(path).expanduser() / "adapter_config.json").is_file()
+        return self.model_copy(update={"path": path, "base": self.base if adapter else None, **changes})
+
+    path: str = Field(
+        description="builtin:NAME (shipped with the package), a local folder, or a hub id; an adapter's folder is "
+        "merged into its base, or with lora trained further"
+    )
+    base: str | None = Field(
+        default=None, description="base of an adapter in path, where it is not the one that it names"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="dtype of weights and activations")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is one")
     attention: Literal["sdpa"] = Field(default="sdpa", description="attention kernels")
@@ -36,6 +48,9 @@ class ModelConfig(BaseModel):
     )
     freeze_vision: bool = Field(
         default=False, description="do not train the vision tower; its features are then remembered"
+    )
+    save_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="dtype of saved weights; none = that of the source (adapters: as trained, float32)"
     )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations in the backward pass")
     trust_remote_code: bool = Field(default=False, description="run model code that comes with the weights")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
 from mmcredit.policy.passes import View
@@ -34,6 +36,21 @@ class Costs:
 
     def __init__(self) -> None:
         self.views: dict[str, ViewCost] = {}
+        self.purpose = "rollout"  # what responses are sampled for
+
+    @contextmanager
+    def sampling_for(self, purpose: str) -> Iterator[None]:
+        """Inside the block sampling is counted as `purpose` (evaluate) and not as rollout."""
+        before, self.purpose = self.purpose, purpose
+        try:
+            yield
+        finally:
+            self.purpose = before
+
+    def sampling(self) -> ViewCost:
+        """The counters of sampling: forwards of prefill and decode, tokens they computed, and wall time of the calls to
+        the engine. An engine that cannot count its forwards has prompt and response tokens, and seconds."""
+        return self.views.setdefault(self.purpose, ViewCost())
 
     def of(self, view: View) -> ViewCost:
         """The counters of a view; reported as ``blind``, ``corrupted#2``, ``clean@reference``."""

@@ -10,34 +10,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import Sample
-from mmcredit.policy import agreement, batching, scores, shown
-from mmcredit.policy.attention_entropy import Recorder
+from mmcredit.policy import agreement, batching
+from mmcredit.policy.adapters import record_base
 from mmcredit.policy.batching import MicroBatch, check_rollouts
 from mmcredit.policy.chat_templates import stop_strings
 from mmcredit.policy.config import ModelConfig
-from mmcredit.policy.costs import Costs, ViewCost
+from mmcredit.policy.costs import Costs
 from mmcredit.policy.encode import PromptEncoder
 from mmcredit.policy.forward import Body, EmbeddedPrompt, LayoutName
-from mmcredit.policy.layout import Row
 from mmcredit.policy.load import load_model, take_over
-from mmcredit.policy.passes import CLEAN, Pass, View
+from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.runner import Runner, Scores
+from mmcredit.policy.save import save_adapter, save_model, write_aside
 from mmcredit.policy.shown import MakePrompt
 from mmcredit.policy.vision import items
 from mmcredit.rollouts import Rollouts
 from mmcredit.world import ALONE, World
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mmcredit.policy.scope import Scope
-
-Scores = dict[View, dict[str, Tensor]]
-Viewed = tuple[Tensor, Tensor | None]
 
 
 class Policy:
@@ -64,7 +61,11 @@ class Policy:
         self.tokenizer = tokenizer
         self.processor = processor
         self.adapters = hasattr(model, "disable_adapter")
-        self.body = Body(self._inner(), self.config.vision_cache_mb * 2**20)
+        body = Body(self._inner(), self.config.vision_cache_mb * 2**20)
+        # A media placeholder in a response has no media behind it.
+        self.suppressed_ids: tuple[int, ...] = tuple(sorted(set(body.kinds.values())))
+        self.costs = Costs()
+        self._runner = Runner(self.model, body, self.config, self.costs, self.suppressed_ids, self.adapters)
         self.media_limits = media_limits or MediaLimits()
         self.encoder = PromptEncoder(
             tokenizer,
@@ -76,16 +77,11 @@ class Policy:
             content_key,
             self.config.path,
         )
-        # A media placeholder in a response has no media behind it.
-        self.suppressed_ids: tuple[int, ...] = tuple(sorted(set(self.body.kinds.values())))
         self.eos_token_ids: tuple[int, ...] = self._eos()
         self.stop_strings: tuple[str, ...] = stop_strings(self._inner())  # end a response too
-        self.reference: Body | None = None
-        self.view_prompts: dict[str, MakePrompt] = {}
-        self.costs = Costs()
         self.world: World = ALONE
         self.scope: Scope | None = None
-        self._layout: LayoutName | None = None if self.config.layout == "shared" else "padded"
+        self._layout = None if self.config.layout == "shared" else "padded"
 
     @classmethod
     def load(cls, config: ModelConfig, seed: int = 0, media_limits: MediaLimits | None = None) -> Policy:
@@ -113,6 +109,38 @@ class Policy:
         """The vision tower, None for a text model."""
         return None if self.body.vision is None else self.body.vision.tower
 
+    @property
+    def body(self) -> Body:
+        """The model, taken apart."""
+        return self._runner.body
+
+    @body.setter
+    def body(self, body: Body) -> None:
+        self._runner.body = body
+
+    @property
+    def _layout(self) -> LayoutName | None:
+        """The layout in use; None before the first pass."""
+        return self._runner.layout
+
+    @_layout.setter
+    def _layout(self, layout: LayoutName | None) -> None:
+        self._runner.layout = layout
+
+    @property
+    def reference(self) -> Body | None:
+        """The frozen model of views with ``weights="reference"``."""
+        return self._runner.reference
+
+    @reference.setter
+    def reference(self, body: Body | None) -> None:
+        self._runner.reference = body
+
+    @property
+    def view_prompts(self) -> dict[str, MakePrompt]:
+        """By view name, what makes the prompt that it shows."""
+        return self._runner.view_prompts
+
     # Input ------------------------------------------------------------------------------------------------------------
 
     def encode(self, sample: Sample, max_tokens: int | None = None) -> Prompt:
@@ -133,7 +161,7 @@ class Policy:
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Input embeddings of prompts with vision features in place, for an engine's own prefill. No gradient."""
         self._mode(training=False)
-        return self.body.embedded(prompts, "policy", self.costs.views.setdefault("rollout", ViewCost()))
+        return self.body.embedded(prompts, "policy", self.costs.sampling())
 
     # Scores -----------------------------------------------------------------------------------------------------------
 
@@ -155,12 +183,12 @@ class Policy:
     @torch.no_grad()
     def _compare_layouts(self, prompts: Sequence[Prompt], rollouts: Rollouts) -> str | None:
         chosen = agreement.probe_rows(rollouts.group.tolist(), rollouts.valid.sum(1).tolist(), prompts)
-        rows = self._rows(prompts, rollouts, chosen)
+        rows = self._runner.rows(prompts, rollouts, chosen)
         wanted = {CLEAN: frozenset({"logprobs"})}
         return agreement.difference(
             self.body,
             rows,
-            lambda states, tokens: self._read({CLEAN: states}, tokens, wanted, 1.0, None)[CLEAN]["logprobs"],
+            lambda states, tokens: self._runner.read({CLEAN: states}, tokens, wanted, 1.0, None)[CLEAN]["logprobs"],
         )
 
     def micro_batches(
@@ -215,10 +243,10 @@ class Policy:
         b, t = rollouts.tokens.shape
         self._mode(training=False)
         out: Scores = {}
-        wanted = self._wanted(passes)
+        wanted = self._runner.wanted(passes)
         with self._whole():
             for batch, _ in self.own_micro_batches(prompts, rollouts, budget=budget or self.config.score_tokens):
-                found, places = self._run(prompts, rollouts, batch.rows, wanted, temperature)
+                found, places = self._runner.run(prompts, rollouts, batch.rows, wanted, temperature)
                 flat = (torch.tensor(batch.rows)[places[0]] * t + places[1]).to(device)
                 for view, outputs in found.items():
                     for name, values in outputs.items():
@@ -261,7 +289,7 @@ class Policy:
         self._mode(training=True)
 
         def run() -> tuple[Scores, tuple[Tensor, Tensor]]:
-            return self._run(prompts, rollouts, rows, self._wanted(passes), temperature, self.scope)
+            return self._runner.run(prompts, rollouts, rows, self._runner.wanted(passes), temperature, self.scope)
 
         found, places = run() if self.scope is None else self.scope.forward(run)
         flat = (places[0] * t + places[1]).to(self.device)
@@ -274,143 +302,6 @@ class Policy:
             }
             for view, outputs in found.items()
         }
-
-    def _wanted(self, passes: Sequence[Pass]) -> dict[View, frozenset[str]]:
-        wanted: dict[View, frozenset[str]] = {}
-        for item in passes:
-            for name in item.outputs:
-                if not scores.known_outputs(name):
-                    known = ", ".join(sorted(scores.PER_TOKEN | scores.FROM_BODY | {"kl_to:VIEW"}))
-                    raise ValueError(f"a pass asks for the unknown output {name!r}; known: {known}")
-            wanted[item.view] = wanted.get(item.view, frozenset()) | item.outputs
-        return wanted
-
-    def _rows(self, prompts: Sequence[Prompt], rollouts: Rollouts, rows: Sequence[int]) -> list[Row]:
-        groups, lengths = rollouts.group.tolist(), rollouts.valid.sum(1).tolist()
-        tokens = rollouts.tokens.cpu()
-        return [Row(prompts[groups[i]], tokens[i, : lengths[i]], groups[i]) for i in rows]
-
-    def _run(
-        self,
-        prompts: Sequence[Prompt],
-        rollouts: Rollouts,
-        rows: Sequence[int],
-        wanted: Mapping[View, frozenset[str]],
-        temperature: float,
-        scope: Scope | None = None,
-    ) -> tuple[Scores, tuple[Tensor, Tensor]]:
-        """Outputs [N] of the real tokens of `rows`, and where they stand: (index into rows, column), both [N].
-        `scope`: of a forward that all ranks make in step."""
-        lengths = [int(n) for n in rollouts.valid.sum(1)[torch.tensor(list(rows), device=rollouts.tokens.device)]]
-        inside = [i for i, n in enumerate(lengths) if n > 0]
-        if not inside:
-            raise ValueError(f"responses {list(rows)} have no tokens to score; leave them out (micro_batches does)")
-        batch = self._rows(prompts, rollouts, [rows[i] for i in inside])
-        row_of = torch.cat([torch.full((lengths[i],), i) for i in inside])
-        column = torch.cat([torch.arange(lengths[i]) for i in inside])
-        targets = {v: [t for n in names if (t := scores.target_view(v, n)) is not None] for v, names in wanted.items()}
-        views = list(dict.fromkeys([*wanted, *(t for found in targets.values() for t in found)]))
-        views.sort(key=lambda v: v.name != "clean")  # blind rows without media take over the clean states
-        hidden: dict[View, Tensor] = {}
-        there: dict[View, Tensor | None] = {}
-        recorders: dict[View, Recorder] = {}
-        for view in views:
-            recorded = [n for n in wanted.get(view, ()) if scores.from_body(n) and n != "head_input"]
-            if recorded:
-                recorders[view] = Recorder.of(recorded, self.body.config)
-            clean = None if recorded else hidden.get(View(weights=view.weights))
-            hidden[view], there[view] = self._view(view, batch, clean, recorders.get(view), scope)
-        target = torch.cat([r.tokens for r in batch]).to(self.device)
-        found = self._read(hidden, target, wanted, temperature, scope)
-        for view, recorder in recorders.items():
-            found[view] |= recorder.values
-        for view, outputs in found.items():
-            for name, values in outputs.items():
-                sides = (view, scores.target_view(view, name) or view)
-                outputs[name] = shown.blanked(values, [there[side] for side in sides])
-        return found, (row_of, column)
-
-    def _view(
-        self, view: View, rows: list[Row], clean: Tensor | None, recorder: Recorder | None, scope: Scope | None
-    ) -> Viewed:
-        """States [N,d] of one view; and [N] bool, the tokens that it has a prompt for (None: all)."""
-        assert self._layout is not None
-        blind = view.name == "blind"
-        seen = shown.of_view(view, rows, self.view_prompts)
-        rest, there = clean, seen.picked
-        if blind and clean is not None:
-            seen = shown.with_media(rows)
-        elif clean is not None and there is None:
-            seen = shown.changed(rows, seen.rows)  # a view that shows the clean prompt has the clean states
-        elif there is not None:
-            size = (there.shape[0], int(self.body.config.hidden_size))
-            rest = torch.zeros(size, dtype=self.body.embed.weight.dtype, device=self.device)
-        states = idle = None
-        run = bool(seen.rows) if scope is None else scope.any([bool(seen.rows)])[0]
-        if run:
-            body, weights = self._weights(view)
-            with weights, torch.no_grad() if view.frozen else nullcontext():
-                states = body.hidden(
-                    seen.rows or rows[:1],
-                    blind=blind,
-                    layout=self._layout,
-                    weights=view.weights,
-                    cost=self.costs.of(view),
-                    backward=4 if self.config.gradient_checkpointing else 3,
-                    recorder=recorder if seen.rows else None,
-                    scope=scope if body is self.body else None,
-                )
-        if run and not seen.rows:  # another rank has rows of this view
-            states, idle = None, states
-        if recorder is not None:
-            seen.spread_recorded(recorder)
-        found = seen.spread(states, rest)
-        return found if idle is None else found + 0 * idle.sum(), there
-
-    def _weights(self, view: View) -> tuple[Body, AbstractContextManager[Any]]:
-        if view.weights == "policy":
-            return self.body, nullcontext()
-        if self.reference is not None:
-            return self.reference, nullcontext()
-        if self.adapters:
-            model: Any = self.model
-            return self.body, model.disable_adapter()
-        raise ValueError(
-            "a pass asks for the reference model, but there is none: set Policy.reference (keep_reference()), or train "
-            "with model.lora, whose base weights are the reference"
-        )
-
-    def _read(
-        self,
-        hidden: Mapping[View, Tensor],
-        target: Tensor,
-        wanted: Mapping[View, frozenset[str]],
-        temperature: float,
-        scope: Scope | None,
-    ) -> Scores:
-        if not temperature > 0:
-            raise ValueError(f"temperature of scores must be positive, got {temperature} (rollout.temperature)")
-        heads = {view: self._head(view) for view in hidden}
-        if scope is not None:
-            gathered = scope.head()
-            heads = {view: gathered if head is self.body.head else head for view, head in heads.items()}
-        return scores.token_scores(
-            hidden,
-            heads,
-            target,
-            wanted,
-            vocabulary=self.body.vocabulary,
-            temperature=temperature,
-            suppressed=torch.tensor(self.suppressed_ids, dtype=torch.int64, device=target.device),
-        )
-
-    def _head(self, view: View) -> Callable[[Tensor], Tensor]:
-        if view.weights == "policy":
-            return self.body.head
-        if self.reference is not None:
-            return self.reference.head
-        head: Any = self.body.head
-        return getattr(head, "base_layer", head)  # without its adapter, if it has one
 
     def _mode(self, training: bool) -> None:
         """Train mode where it means something: checkpointing of activations, dropout of adapters. It lasts until the
@@ -455,7 +346,27 @@ class Policy:
         self.weights_changed()
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors; adapters only with LoRA) and processor as `from_pretrained` reads them."""
+        """Write weights (safetensors) and processor as `from_pretrained` reads them, aside and renamed.
+
+        Weights have the dtype of the source (`model.save_dtype`: another). With LoRA only the adapter is written, as it
+        is trained, and beside it what base it belongs to.
+        """
         model: Any = self.model
-        model.save_pretrained(folder)
-        (self.processor or self.tokenizer).save_pretrained(folder)
+        dtype = None if self.config.save_dtype is None else getattr(torch, self.config.save_dtype)
+
+        def write(aside: Path) -> None:
+            if self.adapters:
+                save_adapter(model, aside, dtype)
+                name, resolved = getattr(model, "base_of", (self.config.path, self.config.path))
+                record_base(aside, name, resolved)
+            else:
+                save_model(model, aside, dtype or getattr(model, "source_dtype", None))
+            (self.processor or self.tokenizer).save_pretrained(aside)
+
+        write_aside(Path(folder), write)
+
+    @property
+    def starts_at_base(self) -> bool:
+        """Whether the reference, the weights as loaded, are there with the adapter off: not where an adapter that was
+        trained before is trained further."""
+        return self.adapters and not getattr(self.model, "continues", False)

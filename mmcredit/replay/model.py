@@ -90,7 +90,7 @@ class ReplayModel:
         config = setting.model
         if config.lora is not None:
             config = config.model_copy(update={"lora": config.lora.model_copy(update={"dropout": 0.0})})
-        self.config = config if path is None else config.model_copy(update={"path": path})
+        self.config = config if path is None else config.at(path, lora=None)
         self.policy = Policy.load(self.config, media_limits=setting.media)
         self.views = furnish_views(self.policy, {}, setting.seed)
         self._start: dict[str, Tensor] | None = None  # the weights as loaded, once others have been taken over
@@ -106,7 +106,7 @@ class ReplayModel:
             own = Policy.load(self.setting.model.model_copy(update={"lora": None}), media_limits=self.setting.media)
             own.model.requires_grad_(False)
             self.policy.reference = own.body
-        elif self.config.lora is None:
+        elif not self.policy.starts_at_base:
             self.policy.keep_reference()
 
     def take_weights(self, frozen: Frozen) -> str:
@@ -125,7 +125,7 @@ class ReplayModel:
         if frozen.step and frozen.path.parent.name == FOLDER and checkpoint.is_dir() and problem(checkpoint) is None:
             if self._start is None:
                 self._start = {name: value.clone() for name, value in self.policy.state_dict().items()}
-            self.policy.load_state_dict(load_tree(checkpoint / "weights"))
+            self.policy.load_state_dict(load_tree(checkpoint / "training")["weights"])
             return f"checkpoint {checkpoint.name}"
         if self._start is not None:
             self.policy.load_state_dict(self._start)

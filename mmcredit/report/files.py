@@ -107,3 +107,9 @@ class Lines:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
+
+
+def size_mb(folder: Path) -> float:
+    """What a folder takes on disk, MiB; a file with several names counts once."""
+    found = {(s.st_dev, s.st_ino): s.st_size for p in folder.rglob("*") if p.is_file() for s in (p.stat(),)}
+    return sum(found.values()) / 2**20

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcredit.state_tree import load_tree, save_tree
+from mmcredit.state_tree import Shared, load_tree, save_tree
 
 _NAME = re.compile(r"step-(\d{6,})$")
 _MANIFEST = "manifest.json"
@@ -32,8 +32,17 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
 
-    def save(self, step: int, parts: Mapping[str, Any], written: Callable[[str], None] | None = None) -> Path:
+    def save(
+        self,
+        step: int,
+        parts: Mapping[str, Any],
+        written: Callable[[str], None] | None = None,
+        model: Path | None = None,
+    ) -> Path:
         """Write one checkpoint. `written` is called after each part (tests kill the process there).
+
+        Tensors that the safetensors files in the folder `model` hold bit for bit are not written once more: the
+        checkpoint has a hard link to those files, which stays when the folder is removed or replaced.
 
         Raises CheckpointError when the disk is full or not writable; the half-written directory is removed and older
         checkpoints stay.
@@ -44,10 +53,16 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
+            shared = None if model is None else _link(model, aside)
             for name, value in parts.items():
-                save_tree(value, aside / name)
+                save_tree(value, aside / name, shared)
                 if written is not None:
                     written(name)
+            if shared is not None:  # links that nothing is read from
+                used = "".join(p.read_text(encoding="utf-8") for p in aside.glob("*.json"))
+                for name in shared.names.values():
+                    if f'"{name}"' not in used:
+                        (aside / name).unlink()
             sizes = {p.name: p.stat().st_size for p in sorted(aside.iterdir())}
             (aside / _MANIFEST).write_text(json.dumps({"step": step, "sizes": sizes}), encoding="utf-8")
             for path in aside.iterdir():
@@ -100,12 +115,25 @@ class Checkpoints:
         if why is not None:
             raise CheckpointError(f"checkpoint {path} is not complete: {why}; remove it to fall back to the one before")
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        names = sorted({Path(name).stem for name in manifest["sizes"]})
+        names = sorted({Path(name).stem for name in manifest["sizes"] if name.endswith(".json")})
         return manifest["step"], {name: load_tree(path / name) for name in names}
 
     def _prune(self) -> None:
         for path in self.all()[: -self.keep]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _link(model: Path, aside: Path) -> Shared | None:
+    """The weight files of a model folder, linked into a checkpoint; None where the file system has no hard links."""
+    names = {}
+    for number, file in enumerate(sorted(model.glob("*.safetensors"))):
+        name = f"model-{number}.safetensors"
+        try:
+            os.link(file, aside / name)
+        except OSError:
+            return None
+        names[file] = name
+    return Shared(names) if names else None
 
 
 def problem(path: Path) -> str | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mmcredit.evaluate import usable
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
-from mmcredit.intervals import paired_gain
+from mmcredit.evaluate.pass_at_k import mean_interval
+from mmcredit.intervals import Interval, paired_gain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,8 +23,21 @@ if TYPE_CHECKING:
     from mmcredit.train.setup import Parts
 
 
+@dataclass(frozen=True)
+class Before:
+    """Held-out accuracy before training, as a checkpoint keeps it."""
+
+    accuracy: Interval
+    correct: list[float | None]
+    not_applicable: Sequence[str] = ()
+
+
 class HeldOut:
-    """The held-out questions of a run. `baseline`: right or wrong per question before training, None until then."""
+    """The held-out questions of a run.
+
+    `baseline`: share of right answers per question before training, None until then. A question that cannot be used or
+    judged is None in it: it is left out of the accuracy, and a gain is over the questions that both sides could judge.
+    """
 
     def __init__(
         self,
@@ -35,47 +51,74 @@ class HeldOut:
     ) -> None:
         self.config, self.parts, self.costs, self.progress, self.records = config, parts, costs, progress, records
         self.encode, self.refused = encode, refused
-        self.baseline: list[float] | None = None
+        self.baseline: list[float | None] | None = None
+        self._now: list[float | None] = []  # the same of the last evaluation
+        self._said: set[tuple[str, str]] = set()  # refusals that are written down
 
     def __bool__(self) -> bool:
         return bool(self.parts.held_out)
 
     def __call__(self, step: int) -> Evaluation:
-        """Accuracy with the present weights."""
+        """Accuracy with the present weights; the first one is the baseline. Raises ValueError as `usable.read`."""
         config, parts = self.config, self.parts
-        pairs = []
-        for sample in parts.held_out:
-            try:
-                pairs.append((sample, self.encode(sample)))
-            except ValueError as error:
-                self.refused("held-out: not usable", sample.id, str(error))
+        asked = usable.read(parts.held_out, self.encode, config.check.max_unusable_held_out)
+        for reason, name, message in asked.refusals:
+            if (name, message) not in self._said:
+                self._said.add((name, message))
+                self.refused(f"held-out: {reason}", name, message)
         sampling = evaluation_sampling(config)
         began = time.perf_counter()
-        with self.costs.stage("evaluate"):
-            self.progress.evaluation(step, len(pairs) * config.evaluate.samples)
+        with self.costs.stage("evaluate"), parts.policy.costs.sampling_for("evaluate"):
+            self.progress.evaluation(step, len(asked.samples) * config.evaluate.samples)
             parts.engine.sync()
             found = evaluate(
                 parts.engine,
                 parts.pool,
-                [s for s, _ in pairs],
-                [p for _, p in pairs],
+                asked.samples,
+                asked.prompts,
                 sampling,
-                [evaluation_seeds(config, s.id) for s, _ in pairs],
+                [evaluation_seeds(config, s.id) for s in asked.samples],
                 self._decode,
                 config.evaluate.reward or parts.pool.names[0],
                 self.progress.advance,
                 config.evaluate.chosen_k,
             )
+        found = replace(found, dropped=asked.dropped)
+        self._now = [None] * asked.total
+        for place, value in zip(asked.places, found.correct, strict=True):
+            self._now[place] = value
+        if self.baseline is None and step == 0:
+            self.baseline = self._now
         self._write(step, found, sampling.temperature, time.perf_counter() - began)
         self.progress.evaluated(step, found)
         return found
+
+    def before(self) -> Before | None:
+        """What a resumed run knows of the accuracy before training."""
+        known = [value for value in self.baseline or () if value is not None]
+        if not known or self.baseline is None:
+            return None
+        return Before(mean_interval(known, 1 / self.config.evaluate.samples), self.baseline)
+
+    def gain(self) -> Interval | None:
+        """The last evaluation against the baseline, over the questions that both could judge."""
+        if self.baseline is None or len(self.baseline) != len(self._now):
+            return None
+        both = any(a is not None and b is not None for a, b in zip(self.baseline, self._now, strict=True))
+        return paired_gain(self.baseline, self._now, self.config.evaluate.samples) if both else None
 
     def _write(self, step: int, found: Evaluation, temperature: float, seconds: float) -> None:
         more: dict[str, float] = {f"part_{name}": value for name, value in found.parts.items()}
         for name, score in found.scores.items():
             more |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-        if self.baseline is not None and len(self.baseline) == len(found.correct):
-            gain = paired_gain(self.baseline, found.correct)
+        for name, count in (
+            ("not_applicable", len(found.not_applicable)),
+            ("unusable", found.dropped.total),
+            ("errors", found.errors),
+        ):
+            more |= {name: float(count)} if count else {}
+        gain = self.gain() if step else None
+        if gain is not None:
             more |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
         self.records.evaluations.write(
             step,

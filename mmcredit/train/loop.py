@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit import warned
 from mmcredit.components import build
 from mmcredit.config import RunConfig, dump
 from mmcredit.evaluate.accuracy import Evaluation
 from mmcredit.frozen import FOLDER, freeze
-from mmcredit.intervals import Interval, paired_gain
+from mmcredit.intervals import Interval
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
@@ -21,7 +22,7 @@ from mmcredit.train.alarms import Alarms
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import Costs
 from mmcredit.train.first_step import score
-from mmcredit.train.held_out import HeldOut
+from mmcredit.train.held_out import Before, HeldOut
 from mmcredit.train.metrics import batch_metrics, credit_metrics, mismatch_metrics
 from mmcredit.train.progress import Progress
 from mmcredit.train.prompts import PromptStream
@@ -44,7 +45,7 @@ class Outcome:
 
     run_dir: Path
     steps: int
-    before: Evaluation | None
+    before: Evaluation | Before | None  # of a resumed run what its checkpoint knows
     after: Evaluation | None
     gain: Interval | None  # paired, over the same questions
     seconds: float  # of training proper: rollout, rewards, scores, credit, update
@@ -99,6 +100,10 @@ class Trainer:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
 
+        self._stop_listening = warned.listen(
+            lambda text: self.records.events.write(self.step, text, kind="note", level="warning")
+        )
+
     def _where_to_begin(self, resume: bool) -> str | None:
         """The name of the checkpoint to go on from; None for a new run."""
         if resume:
@@ -116,10 +121,9 @@ class Trainer:
         """Train until `run.steps`, evaluate before and after, save, and close every file."""
         config, parts = self.config, self.parts
         try:
-            before = None
+            before: Evaluation | Before | None = self.held_out.before()
             if self.held_out and self.step == 0:
                 before = self.held_out(0)
-                self.held_out.baseline = before.correct
             self.progress.start(config.run.steps, self.step)
             while self.step < config.run.steps:
                 self._one_step(self.step)
@@ -127,17 +131,16 @@ class Trainer:
                 every = config.evaluate.every
                 if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
                     self.held_out(self.step)
-                if config.checkpoint.every and self.step % config.checkpoint.every == 0:
+                last = config.checkpoint.final and self.step == config.run.steps  # it is saved below, beside the model
+                if config.checkpoint.every and self.step % config.checkpoint.every == 0 and not last:
                     self.save()
             after = self.held_out(self.step) if self.held_out else None
             if config.checkpoint.final:
-                if not config.checkpoint.every or self.step % config.checkpoint.every:
-                    self.save()
                 with parts.trainer.whole():
                     if self.world.writes:
                         parts.policy.save(self.run_dir / "model")
-            baseline = self.held_out.baseline
-            gain = paired_gain(baseline, after.correct) if after is not None and baseline else None
+                self.save(self.run_dir / "model")
+            gain = None if after is None else self.held_out.gain()
             training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
             return Outcome(self.run_dir, self.step, before, after, gain, seconds)
@@ -147,6 +150,7 @@ class Trainer:
 
     def close(self) -> None:
         """End worker processes and close files."""
+        self._stop_listening()
         self.parts.pool.close()
         self.parts.verifying.close()
         self.parts.engine.close()
@@ -237,8 +241,11 @@ class Trainer:
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write a checkpoint. A full disk is an alarm, not the end: the last good checkpoint stays."""
+    def save(self, model: Path | None = None) -> None:
+        """Write a checkpoint; what the folder `model` holds is linked and not copied.
+
+        A full disk is an alarm, not the end: the last good checkpoint stays.
+        """
         with self.costs.stage("save"):
             self.progress.stage("save")
             # A resumed run starts with empty caches; with the same caches this one goes on bit for bit like it.
@@ -248,7 +255,7 @@ class Trainer:
                 self.world.barrier()
                 return
             try:
-                path = self.checkpoints.save(self.step, state, self._saved_part)
+                path = self.checkpoints.save(self.step, state, self._saved_part, model)
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")

@@ -74,7 +74,7 @@ class Progress:
 
     def evaluated(self, step: int, found: Evaluation) -> None:
         """An evaluation is done."""
-        self.say(f"held-out accuracy after {step} steps: {found.accuracy}")
+        self.say(f"held-out accuracy after {step} steps: {found}")
         if self.total == 0 or step >= self.total:
             self.stop()
 

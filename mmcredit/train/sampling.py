@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -180,7 +181,13 @@ class SamplingStage:
         """Bare responses without rewards, for probes."""
         with self.costs.stage("rollout"):
             self.bar.stage("rollout", sum(len(r.seeds) for r in requests))
+            cost = self.policy.costs.sampling()
+            counted, began = cost.seconds, time.perf_counter()
             responses = self.engine.generate(requests, sampling or self.sampling, self.bar.advance)
+            if cost.seconds == counted:  # an engine that runs the model itself, out of sight
+                cost.seconds += time.perf_counter() - began
+                cost.tokens += sum(len(r.prompt) for r in requests) + sum(len(r.tokens) for r in responses)
+                cost.positions += sum(len(r.tokens) for r in responses)
         self.costs.add("rollout", tokens=sum(len(r.tokens) for r in responses), responses=len(responses))
         return responses
 

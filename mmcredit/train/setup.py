@@ -91,8 +91,8 @@ def furnish(config: RunConfig, world: World) -> Parts:
     plan = plan_scores(needs, on_policy, given=given)
     first_plan = plan_scores(needs, on_policy, check_mismatch=checks, given=given)
     views = {*plan.views, *(p.view for p in update_passes(objective)[1])}
-    if config.model.lora is None and any(view.weights == "reference" for view in views):
-        policy.keep_reference()  # the weights as loaded; with LoRA they are there with the adapter off
+    if not policy.starts_at_base and any(view.weights == "reference" for view in views):
+        policy.keep_reference()  # the weights as loaded; with a new adapter they are there with it off
     # Before the training engine, which may spread the weights over the ranks.
     rollout: RolloutEngine = build("engine", config.rollout.engine).open(policy)  # type: ignore[attr-defined]
     pool: Any = make_pool(config, Path(config.run.dir))

@@ -155,6 +155,11 @@ class Rows:
         """Whether question `number` is finished in this cell."""
         return number in self._nowhere or number in self._finished.get(label, ())
 
+    @property
+    def unusable(self) -> int:
+        """Questions that can be answered in no cell."""
+        return len(self._nowhere)
+
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of whole questions."""
         lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for row in rows]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mmcredit import yaml_values
 from mmcredit.components import build
+from mmcredit.data.chosen import Chosen
 from mmcredit.data.sample import Sample
 from mmcredit.evaluate.ask.answer_lines import file_stem
 from mmcredit.evaluate.benchmarks.limited import limited
@@ -31,32 +32,6 @@ class Target:
     samples: Sequence[Sample]  # read when asked for
     spec: Mapping[str, Any]  # what the questions are, for the settings
     benchmark: Benchmark | None = None  # None: a reward judges
-
-
-class Chosen(Sequence[Sample]):
-    """Some samples of a source, in an order of their own; none is read before it is asked for."""
-
-    def __init__(self, source: Sequence[Sample], order: Sequence[int]) -> None:
-        self.source, self.order = source, order
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Chosen: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Chosen:
-        if isinstance(index, slice):
-            return Chosen(self.source, self.order[index])
-        return self.source[self.order[index]]
-
-    def id(self, index: int) -> str:
-        """The id where the source knows it without reading; else the place of the question."""
-        known = getattr(self.source, "id", None)
-        return str(known(self.order[index])) if callable(known) else f"question {self.order[index]}"
 
 
 def listed(text: str) -> list[str | dict[str, Any]]:

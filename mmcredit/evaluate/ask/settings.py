@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from mmcredit.corruptions.base import Corruption
 from mmcredit.corruptions.suite import SEEN, UNSEEN, Suite, imagenet_c, operator
 from mmcredit.evaluate.ask.cells import CLEAN, Cell
 from mmcredit.evaluate.ask.questions import Target, listed
+from mmcredit.policy.fingerprint import folder_fingerprint
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 CORRUPTION_SEED = 0  # one for every evaluation: models of differently seeded runs see the same pixels
 VERSION = 1
-_BLOCK, _BLOCKS = 4096, 64  # bytes of a weight file that its fingerprint reads
 
 
 def suite_of(config: RunConfig | None) -> Suite:
@@ -91,7 +89,7 @@ def settings_of(
                     "trust_remote_code",
                 },
             ),
-            "fingerprint": fingerprint(model.path),
+            "fingerprint": fingerprint(model.path, model.base),
         },
         "sampling": sampling.model_dump(mode="json"),
         "attempts": config.evaluate.samples,
@@ -104,23 +102,13 @@ def settings_of(
     }
 
 
-def fingerprint(path: str) -> str | None:
-    """A hash that differs between two sets of weights at one path; None for a hub id.
-
-    Reads the small files of the folder, and of each weight file its size and 64 pieces spread evenly over it: training
-    moves all weights, and reading all bytes of a large model would take minutes.
-    """
+def fingerprint(path: str, base: str | None = None) -> str | None:
+    """A hash that differs between two sets of weights at one path (an adapter: together with its base); None for a hub
+    id. See `folder_fingerprint`."""
+    from mmcredit.policy.adapters import chain
     from mmcredit.policy.load import resolve_path
 
-    folder = Path(resolve_path(path))
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = file.stat().st_size
-        digest.update(json.dumps([file.name, size]).encode())
-        with file.open("rb") as content:
-            for i in range(_BLOCKS if size > _BLOCK * _BLOCKS else 1):
-                content.seek(size * i // _BLOCKS if size > _BLOCK * _BLOCKS else 0)
-                digest.update(content.read(_BLOCK if size > _BLOCK * _BLOCKS else size))
-    return digest.hexdigest()[:16]
+    below, adapters = chain(resolve_path(path), resolve_path, base)
+    folders = [Path(below), *(each.folder for each in adapters)]
+    found = [folder_fingerprint(folder) for folder in folders if folder.is_dir()]
+    return "+".join(found) or None

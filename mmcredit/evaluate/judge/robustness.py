@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmcredit.answers.extract import extract
 from mmcredit.corruptions.suite import Suite
 from mmcredit.data.dropped import Dropped
-from mmcredit.evaluate.ask.cells import BATCH, CLEAN, Answer, Cell, answer_cells
+from mmcredit.evaluate.ask.cells import BATCH, CLEAN, Answer, Cell, Skipped, answer_cells
 from mmcredit.evaluate.benchmarks.scoring import Score
 from mmcredit.evaluate.pass_at_k import mean_interval
 from mmcredit.intervals import Interval, paired_gain
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mmcredit.rewards.pool import RewardPool
     from mmcredit.rollout.engine import RolloutEngine, Sampling
 
-Judge = Callable[[Sequence[Answer]], Sequence[Score]]
+Judge = Callable[[Sequence[Answer]], Sequence[Score | None]]  # None: not applicable (no reference)
 Kind = Literal["clean", "seen", "unseen", "other", "mean"]
 
 
@@ -52,12 +52,33 @@ def reward_judge(pool: RewardPool, part: str) -> Judge:
     reward = pool.rewards[pool.names.index(part)]
     how, tag = getattr(reward, "extract", None), getattr(reward, "tag", "answer")
 
-    def judge(answers: Sequence[Answer]) -> list[Score]:
+    def judge(answers: Sequence[Answer]) -> list[Score | None]:
         result = pool.score([reward_item(a.sample, a.text, a.response) for a in answers])
         found = [a.text if how is None else extract(a.text, how, tag) for a in answers]
-        return [Score(v > 0.5, text, part, "rule") for v, text in zip(result.parts[part], found, strict=True)]
+        return [
+            Score(v > 0.5, text, part, "rule") if there else None
+            for v, there, text in zip(result.parts[part], result.applies[part], found, strict=True)
+        ]
 
     return judge
+
+
+def judged(found: Sequence[Answer | Skipped], judge: Judge) -> list[tuple[Answer, Score] | Skipped]:
+    """Answers with their scores, in order. A question with an answer that the judge does not apply to is skipped as not
+    applicable, once per cell."""
+    answers = [item for item in found if isinstance(item, Answer)]
+    scores = dict(zip(map(id, answers), judge(answers) if answers else (), strict=True))
+    without = {(a.number, a.cell.label) for a in answers if scores[id(a)] is None}
+    out: list[tuple[Answer, Score] | Skipped] = []
+    for item in found:
+        if not isinstance(item, Answer):
+            out.append(item)
+        elif (item.number, item.cell.label) not in without:
+            out.append((item, scores[id(item)]))  # type: ignore[arg-type]
+        elif item.response.member == 0:
+            why = "the reward that judges does not apply: the question has no reference answer"
+            out.append(Skipped(item.number, item.sample.id, item.cell, "not applicable", why))
+    return out
 
 
 def benchmark_judge(benchmark: Benchmark, referee: Referee) -> Judge:
@@ -115,11 +136,11 @@ def evaluate_cells(
         batch=batch,
         progress=progress,
     ):
-        answers = [item for item in found if isinstance(item, Answer)]
-        for item in found:
-            if not isinstance(item, Answer):
+        for item in judged(found, judge):
+            if isinstance(item, Skipped):
                 skipped.setdefault(item.number, (item.reason, item.id))
-        for answer, score in zip(answers, judge(answers) if answers else (), strict=True):
+                continue
+            answer, score = item
             ids[answer.number] = answer.sample.id
             right[answer.cell.label].setdefault(answer.number, []).append(score.correct)
     whole = [n for n in sorted(ids) if n not in skipped]

@@ -22,6 +22,7 @@ class Decoder:
     def __init__(self, policy: Policy) -> None:
         body = policy.body
         self.policy = policy
+        self.cost = policy.costs.sampling()
         self.body: Any = body.language_model
         self.head: Any = body.head
         self.embed_tokens: Any = body.embed
@@ -35,7 +36,19 @@ class Decoder:
     def read(self, prompts: Sequence[Prompt], **options: Any) -> Tensor:
         """Hidden states [p,L,d] of these prompts, right padded, images included; `options` go to the body."""
         inputs = pad_embedded(self.policy.embed(prompts), self.device)
+        self.count(inputs["inputs_embeds"].shape[0] * inputs["inputs_embeds"].shape[1])
         return self.body(**inputs, **options).last_hidden_state
+
+    def count(self, tokens: int) -> None:
+        """Note one forward of the body over `tokens` (padding included)."""
+        self.cost.forwards += 1
+        self.cost.tokens += tokens
+        self.cost.flops += 2.0 * self.policy.body.size * tokens
+
+    def count_head(self, positions: int) -> None:
+        """Note what the head reads."""
+        self.cost.positions += positions
+        self.cost.flops += 2.0 * self.policy.body.head_size * positions
 
 
 def pad_embedded(embedded: Sequence[EmbeddedPrompt], device: torch.device) -> dict[str, Any]:

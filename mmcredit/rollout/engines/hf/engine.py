@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class HFEngine:
         order = [(i, member) for i, request in enumerate(requests) for member in range(len(request.seeds))]
         if not order:
             return []
+        began = time.perf_counter()
         sampling = with_stops(sampling, self.policy.stop_strings)
         decoder = Decoder(self.policy)
         _check_lengths(requests, sampling, decoder)
@@ -77,6 +79,7 @@ class HFEngine:
                 hook = self.wave_hook(wave, sampling)
                 with torch.inference_mode():
                     decode(decoder, ready, rows, sampler, stop, finish, progress, hook)
+        decoder.cost.seconds += time.perf_counter() - began
         assert all(response is not None for response in out)
         return [response for response in out if response is not None]
 

@@ -79,6 +79,7 @@ def decode(
 
     for step in range(limit):
         logits, temperature = head(hidden), None
+        decoder.count_head(hidden.shape[0])
         if hook is not None:
             given = hook(step, logits, rows)
             logits, temperature = (logits, given) if given.ndim == 1 else (given, None)
@@ -115,6 +116,7 @@ def decode(
                 shared_prompt=cache,
             )
             hidden = out.last_hidden_state[:, 0]
+            decoder.count(hidden.shape[0])
             cache.filled += 1
             positions = positions + 1
 

@@ -96,6 +96,7 @@ def _read_prefixes(
             use_cache=True,
             shared_prompt=cache,
         )
+        decoder.count(stems * (end - start))
         cache.filled = end
         last = out.last_hidden_state[:, -1]
     cache.query_bias = None
