@@ -268,13 +268,18 @@ def test_what_was_decided_is_said_once_in_training(tmp_path: Path) -> None:
 def test_json_lists(tmp_path: Path) -> None:
     for content, message in (
         ('{"prompt": "a"}', "holds a JSON dict; a list of objects"),
-        ("[1]", r"b\.json\[0\] is a JSON int"),
+        ("[1]", r"none of its 1 items is an object: b\.json\[0\] is a JSON int"),
         ('{"prompt": "a"}\n{"prompt": "b"}', r"JSON lines are named \.jsonl"),
         ("[]", "holds no rows"),
     ):
         (tmp_path / "b.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             load("jsonl", path=str(tmp_path / "b.json"))
+    (tmp_path / "b.json").write_text('[{"prompt": "a"}, 7, {"prompt": "b"}]')
+    samples = load("jsonl", path=str(tmp_path / "b.json"), where={"prompt": "b"})
+    assert [samples.name(i) for i in range(len(samples))] == ["b.json[1]", "b.json[2]"]
+    with pytest.raises(UnusableSample, match=r"b\.json\[1\] is a JSON int; an object is wanted"):
+        samples[0]
     with pytest.raises(ValueError, match=r"nothing\*\.jsonl': no such file"):
         load("jsonl", path=str(tmp_path / "nothing*.jsonl"))
 

@@ -147,12 +147,11 @@ class _List:
             raise ValueError(f"{file.path} is not valid JSON: {error}; JSON lines are named .jsonl") from None
         if not isinstance(data, list):
             raise ValueError(f"{file.path} holds a JSON {type(data).__name__}; a list of objects is wanted")
-        for index, row in enumerate(data):
-            if not isinstance(row, dict):
-                raise ValueError(f"{self.place(index)} is a JSON {type(row).__name__}; an object is wanted")
-        self.data: list[dict[str, Any]] = data
-        self.broken: set[int] = set()
-        self.keys = dict.fromkeys(key for row in data for key in row)
+        self.data: list[Any] = data
+        self.broken = {index for index, row in enumerate(data) if not isinstance(row, dict)}
+        if data and len(self.broken) == len(data):
+            raise ValueError(f"{file.path}: none of its {len(data)} items is an object: {self._not_an_object(0)}")
+        self.keys = dict.fromkeys(key for row in self.all() for key in row)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -161,10 +160,16 @@ class _List:
         return f"{self.file.name}[{index}]"
 
     def read(self, index: int) -> dict[str, Any]:
-        return self.data[index]
+        if index in self.broken:
+            raise UnusableSample(self._not_an_object(index), BROKEN)
+        row: dict[str, Any] = self.data[index]
+        return row
 
     def all(self) -> Iterator[dict[str, Any]]:
-        return iter(self.data)
+        return (row if isinstance(row, dict) else {} for row in self.data)
+
+    def _not_an_object(self, index: int) -> str:
+        return f"{self.place(index)} is a JSON {type(self.data[index]).__name__}; an object is wanted"
 
 
 class JsonRows:
