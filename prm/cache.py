@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class CachedVerifier:
         for key in keys:
             if key in first:
                 out.append(first[key])
-                found[key] = replace(first.pop(key), usage={"cache_hits": 1.0})
+                found[key] = replace(first[key], usage=_of_hit(first.pop(key).usage))
             else:
                 out.append(found[key])
         return out
@@ -127,6 +127,12 @@ class CachedVerifier:
             self.counts["broken"] += 1
 
 
+def _of_hit(usage: Mapping[str, float]) -> dict[str, float]:
+    """Usage of an answer that was known: nothing spent, and what it took to make (for comparisons of methods)."""
+    made = {f"cached_{name}": float(usage[name]) for name in ("new_tokens", "prompt_tokens") if name in usage}
+    return {"cache_hits": 1.0, **made}
+
+
 def _read(text: str) -> Verification:
     value: dict[str, Any] = json.loads(text)
     if value["status"] not in STATUSES:
@@ -138,6 +144,6 @@ def _read(text: str) -> Verification:
         think=str(value["think"]),
         dropped=int(value["dropped"]),
         raw=str(value["raw"]),
-        usage={"cache_hits": 1.0},
+        usage=_of_hit(value["usage"]),
         places=None if places is None else tuple((int(a), int(b)) for a, b in places),
     )

@@ -244,13 +244,18 @@ def _verify(chains: Sequence[Chain], verifier: Verifier) -> list[Verification]:
     return found
 
 
-def _pay(chain: Chain, said: Verification) -> None:
+def verifier_cost(said: Verification) -> Spent:
+    """What a verification costs a strategy on its own: one from the cache as much as when it was made."""
     usage = said.usage
-    chain.spent += Spent(
-        prm_calls=1,
-        prm_new_tokens=int(usage.get("new_tokens", 0)),
-        prm_prefill_tokens=int(usage.get("prompt_tokens", 0)),
-    )
+
+    def tokens(name: str) -> int:
+        return int(usage.get(name, 0) + usage.get(f"cached_{name}", 0))
+
+    return Spent(prm_calls=1, prm_new_tokens=tokens("new_tokens"), prm_prefill_tokens=tokens("prompt_tokens"))
+
+
+def _pay(chain: Chain, said: Verification) -> None:
+    chain.spent += verifier_cost(said)
 
 
 def _look(chain: Chain, cycle: int, said: Verification, fates: Sequence[str], located: int, **more: Any) -> None:

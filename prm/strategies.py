@@ -11,7 +11,7 @@ from mmcredit.seeds import derive
 from prm.answers import answer_key, fewest_flags, majority
 from prm.checking import find
 from prm.offsets import TokenOffsets
-from prm.refine import Ask, Chain, Outcome, RefineSettings, Spent, Written, outcome, refine
+from prm.refine import Ask, Chain, Outcome, RefineSettings, Spent, Written, outcome, refine, verifier_cost
 
 if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
@@ -161,7 +161,7 @@ def _sampled(
                 results[i].append(Result("vote", k, chosen, answer_key(chosen), "samples", 0, policy))
             if "best_of" in plan.strategies:
                 flags = [_flags(said[r], offsets, written[r].tokens, s) for r in part]
-                spent = policy + sum((_verifier_cost(said[r]) for r in part), Spent())
+                spent = policy + sum((verifier_cost(said[r]) for r in part), Spent())
                 chosen = own[fewest_flags(flags)]
                 results[i].append(Result("best_of", k, chosen, answer_key(chosen), "samples", 0, spent))
 
@@ -170,11 +170,6 @@ def _flags(said: Verification, offsets: TokenOffsets, ids: Sequence[int], settin
     if said.status not in ("clean", "flagged"):
         return float("inf")
     return float(len(find(said, offsets.sampled(ids), settings.spans).spans))
-
-
-def _verifier_cost(said: Verification) -> Spent:
-    usage = said.usage
-    return Spent(0, 1, 0, 0, int(usage.get("new_tokens", 0)), int(usage.get("prompt_tokens", 0)))
 
 
 def _result(strategy: str, k: int, found: Outcome) -> Result:

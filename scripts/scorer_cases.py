@@ -381,7 +381,7 @@ def hallusionbench(draw: Draw) -> Case:
                 for figure in range(draw.randint(1, 4)):
                     rows.append(
                         {
-                            "category": category, "subcategory": draw.choice(["chart", "map"]) if False else "chart",
+                            "category": category, "subcategory": "chart",
                             "set_id": str(group), "figure_id": str(figure), "question_id": str(question),
                             "visual_input": "0" if category == "VS" and figure == 0 else "1",
                             "correct": int(draw.random() < 0.7),

@@ -18,6 +18,7 @@ from prm.control import RandomSpans
 from prm.local import LocalVerifier, verification_sample
 from prm.oracles import EasyVqaOracle, SceneOracle, easy_vqa_facts
 from prm.parse import Verification, failed
+from prm.refine import verifier_cost
 from prm.spans import locate
 from prm.verifier import Query, ScriptedVerifier, query_of
 
@@ -145,6 +146,18 @@ def test_cache_asks_once_and_survives(tmp_path):
         (s.strings, s.status, s.think, s.raw) for s in first
     ]
     assert again.counts["hits"] == 2
+
+
+def test_a_cached_answer_says_what_it_took_to_make(tmp_path):
+    made = Verification(usage={"new_tokens": 7.0, "prompt_tokens": 9.0, "calls": 1.0})
+    cached = CachedVerifier(ScriptedVerifier(lambda q: made), tmp_path / "prm.sqlite")
+    first, same = cached.verify([Query("q", "x"), Query("q", "x")])
+    (later,) = cached.verify([Query("q", "x")])
+    assert first.usage["new_tokens"] == 7
+    for said in (same, later):
+        assert said.usage == {"cache_hits": 1.0, "cached_new_tokens": 7.0, "cached_prompt_tokens": 9.0}
+        spent = verifier_cost(said)
+        assert (spent.prm_calls, spent.prm_new_tokens, spent.prm_prefill_tokens) == (1, 7, 9)
 
 
 def test_cache_key_is_the_content(tmp_path):
