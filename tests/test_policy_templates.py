@@ -200,6 +200,17 @@ def test_layouts_for_base_models(tmp_path: Path, name: str, shown: str, stops: t
     assert (again.stop_strings, again.eos_token_ids) == (stops, policy.eos_token_ids)
 
 
+def test_an_adapter_keeps_the_layout_and_its_stops(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    base = base_model(tmp_path / "base")
+    for name in ("none", "chatml"):
+        policy = opened(base, chat_template=name, lora={"rank": 2})
+        policy.save(tmp_path / name)
+        again = opened(tmp_path / name)
+        assert read(again, CHAT) == read(policy, CHAT)
+        assert (again.stop_strings, again.eos_token_ids) == (policy.stop_strings, policy.eos_token_ids)
+
+
 def test_a_continued_turn_in_the_plain_layout(tmp_path: Path) -> None:
     policy = opened(base_model(tmp_path / "base"), chat_template="none")
     sample = Sample("s", (*ask("how many").messages, {"role": "assistant", "content": "the answer"}))

@@ -138,6 +138,23 @@ def _add_stops(stops: tuple[str, ...], tokenizer: Any, model: Any) -> None:
             config.stop_strings = list(dict.fromkeys([*stop_strings(model), stop]))
 
 
+def save_ends(model: Any, folder: Path) -> None:
+    """Write what ends a response of `model` beside an adapter, which is saved without the model's own files."""
+    config = getattr(model, "generation_config", None)
+    if config is not None:
+        config.save_pretrained(folder)
+
+
+def read_ends(model: Any, folder: Path) -> None:
+    """Take over what `save_ends` wrote, if it is there: the end tokens and stop strings of the layout in use."""
+    from transformers import GenerationConfig
+
+    config = getattr(model, "generation_config", None)
+    if config is not None and (folder / "generation_config.json").is_file():
+        saved = GenerationConfig.from_pretrained(str(folder))
+        config.eos_token_id, config.stop_strings = saved.eos_token_id, saved.stop_strings
+
+
 def stop_strings(model: Any) -> tuple[str, ...]:
     """The texts that end a response of this model, by its generation config."""
     found = getattr(getattr(model, "generation_config", None), "stop_strings", None)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mmcredit.policy.adapters import CONFIG, chain
-from mmcredit.policy.chat_templates import set_template
+from mmcredit.policy.chat_templates import read_ends, set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
 from mmcredit.policy.save import source_dtype
 
@@ -98,6 +98,8 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
         tokenizer = processor.tokenizer
     else:
         tokenizer = AutoTokenizer.from_pretrained(texts, **trust)
+    if texts != path:
+        read_ends(model, Path(texts))
     set_template(config.chat_template, tokenizer, processor, model)
     prepared: Any = prepare(model, config, seed)
     # What a saved adapter belongs to: the name that the config has for it, and where that is now.

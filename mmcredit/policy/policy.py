@@ -16,7 +16,7 @@ from mmcredit.data.sample import Sample
 from mmcredit.policy import agreement, batching
 from mmcredit.policy.adapters import record_base
 from mmcredit.policy.batching import MicroBatch, check_rollouts
-from mmcredit.policy.chat_templates import stop_strings
+from mmcredit.policy.chat_templates import save_ends, stop_strings
 from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.costs import Costs
 from mmcredit.policy.encode import PromptEncoder
@@ -359,6 +359,7 @@ class Policy:
                 save_adapter(model, aside, dtype)
                 name, resolved = getattr(model, "base_of", (self.config.path, self.config.path))
                 record_base(aside, name, resolved)
+                save_ends(self._inner(), aside)
             else:
                 save_model(model, aside, dtype or getattr(model, "source_dtype", None))
             (self.processor or self.tokenizer).save_pretrained(aside)
