@@ -111,6 +111,14 @@ def test_rows_add_up_to_the_largest_moment():
     assert "gradients" not in sampling.rows
 
 
+def test_gaps_of_the_heap_are_a_cpu_s():
+    gpu, cpu = (memory.estimate(shape(cpu=where), replace(model(), kept=replace(model().kept, response_token=1e6)))
+                for where in (False, True))  # fmt: skip
+    lost = cpu.total - gpu.total
+    own = cpu.rows["activations of a micro-batch"] + cpu.rows["one chunk of the vocabulary"]
+    assert lost == pytest.approx(memory.HEAP_GAPS * own) == pytest.approx(cpu.rows["gaps in the heap"])
+
+
 def test_bfloat16_weights_need_masters_and_a_reference_its_own_copy():
     million = shape(parameters=50 * MIB, trainable=50 * MIB)
     full = memory.estimate(million, model()).rows
