@@ -124,6 +124,8 @@ def test_both_sets_are_read_alike(tmp_path, text_folder):
     assert [r.count for r in found.held_out.refusals] == [1]
     assert any("1 of 4 samples of data.evaluate" in w and "accuracy" in w for w in found.warnings)
     assert found.ok
+    many = checked(tmp_path, GOOD, text_folder, [*OTHER[:3], *bad, *bad])
+    assert any("more than check.max_unusable_held_out" in e and "the run would stop" in e for e in many.errors)
     nothing = checked(tmp_path, GOOD, text_folder, bad)
     assert not nothing.ok
     assert "none of the 1 samples read from data.evaluate is usable" in nothing.errors[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmcredit.components import build
 from mmcredit.data.audit import Audit, unread_media
+from mmcredit.evaluate.usable import check_share
 from mmcredit.prepare import held_out_samples, load_samples, make_pool
 from mmcredit.rollout.volume import Volume, sampled
 from mmcredit.train.preflight import fit, memory
@@ -107,6 +108,12 @@ def _set_words(config: RunConfig, policy: Policy, report: SetReport, found: Pref
             f"{report.refused} of {report.read} samples of {report.setting} ({share:.1%}) would be {what}: the reasons "
             "stand above"
         )
+    if report is found.held_out:
+        messages = [refusal.message for refusal in report.refusals]
+        try:
+            check_share(report.refused, report.read, config.check.max_unusable_held_out, messages)
+        except ValueError as error:
+            found.errors.append(f"{error}: the run would stop")
     if report.while_reading:
         found.warnings.append(f"left out while reading {report.setting}: {report.while_reading}")
     looks_like = unread_media(read.sample for read in report.usable)
