@@ -32,7 +32,7 @@ def train(options: Namespace) -> int:
     """Train, evaluate before and after, write the report."""
     run = _load(options)
     if options.dry_run:
-        console.print(config.dump(run), highlight=False, markup=False, end="")
+        console.print(config.dump(run), highlight=False, markup=False, end="", soft_wrap=True)
         return 0
     _quiet_libraries()
     from mmcredit.train.loop import Trainer

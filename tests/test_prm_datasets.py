@@ -298,4 +298,4 @@ def test_a_server_is_not_opened_to_others_without_a_key(monkeypatch, tmp_path):
     options.host = "127.0.0.1"
     words = command(options)
     assert words[0].endswith("vllm")
-    assert words[-2:] == ["--dtype", "auto"]
+    assert words[-2:] == ["--dtype", "float32"]

@@ -84,7 +84,8 @@ def test_passes_of_a_whole_run(tmp_path):
     trainer = Trainer(text(tmp_path, **ALL, **regularizer))
     trainer.run()
     forwards = {view: own["forwards"] for view, own in trainer.parts.policy.costs.read().items()}
-    assert forwards == {"rollout": 0, "clean": 6, "clean@reference": 3, "teacher": 3}
+    assert forwards.pop("rollout") > 0  # prefill and decode steps
+    assert forwards == {"clean": 6, "clean@reference": 3, "teacher": 3}
     rows = metrics(tmp_path / "run")
     assert rows[0]["policy/ref_kl"] == pytest.approx(0.0, abs=1e-6)
     assert rows[-1]["policy/ref_kl"] > 0
