@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcredit import commands, usage, warned
-from mmcredit.deferred import defer
+from mmcredit.deferred import defer, load_now
 from mmcredit.version import __version__
 
 if TYPE_CHECKING:
@@ -293,6 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides = [*options.overrides, *rest]
     elif rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if top is not own:
+        load_now()  # commands of other packages need not know that torch was put off
     try:
         with warned.one_line(lambda text: print(f"mmcredit: note: {text}", file=sys.stderr)):
             return int(options.run(options))
