@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from policy_cases import RAGGED, rollouts_for, samples
+from policy_cases import RAGGED, make_policy, rollouts_for, samples
 from runs import metrics, model_folder, parse, settings
 from safetensors.torch import load_file, save_file
 from tiny import save, tiny_text, tiny_vl
@@ -279,3 +279,16 @@ def test_bfloat16_on_a_cpu_is_said(tmp_path, monkeypatch):
     base = base_folder(tmp_path)
     with pytest.warns(UserWarning, match=r"model\.dtype=bfloat16 on a CPU .* set model\.dtype=float32"):
         Policy.load(ModelConfig(path=str(base), device="cpu", dtype="bfloat16"))
+
+
+def test_saving_into_a_folder_keeps_what_is_not_the_models(tmp_path):
+    """A model takes the place of the one before; a log beside it stays."""
+    policy = make_policy("qwen2")
+    folder = tmp_path / "model"
+    policy.save(folder)
+    (folder / "notes.jsonl").write_text("mine\n")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"of another model")
+    policy.save(folder)
+    assert (folder / "notes.jsonl").read_text() == "mine\n"
+    assert not (folder / "model-00002-of-00002.safetensors").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]

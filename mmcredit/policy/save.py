@@ -36,7 +36,8 @@ def source_dtype(described: Any, path: str) -> torch.dtype | None:
 
 
 def write_aside(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill `folder` by `write`: into a folder beside it, which then takes its place as a whole."""
+    """Fill `folder` by `write`: into a folder beside it, which then takes its place as a whole. Files of the old folder
+    that are not the model's (notes, logs, data beside it) are kept."""
     aside, old = folder.with_name(f".writing-{folder.name}"), folder.with_name(f".old-{folder.name}")
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -46,10 +47,18 @@ def write_aside(folder: Path, write: Callable[[Path], None]) -> None:
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
+        for path in old.iterdir() if old.exists() else ():
+            if not (folder / path.name).exists() and not _of_a_model(path.name):
+                path.rename(folder / path.name)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _of_a_model(name: str) -> bool:
+    """Whether a file would be read as a part of the model, and must not outlive it."""
+    return ".safetensors" in name or name.endswith(".bin") or name.startswith("adapter")
 
 
 def save_model(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
