@@ -51,7 +51,6 @@ def train(options: Namespace) -> int:
         highlight=False,
     )
     outcome = trainer.run()
-    trainer.world.leave()
     if outcome.before is not None and outcome.after is not None and outcome.gain is not None:
         table = Table("held-out accuracy", "value", "95 % interval", "questions")
         for name, interval in (
@@ -69,6 +68,7 @@ def train(options: Namespace) -> int:
         from mmcredit.report import render
 
         console.print(f"report: {render(outcome.run_dir)}", highlight=False, soft_wrap=True)
+    trainer.world.leave()
     return 0
 
 

@@ -8,6 +8,8 @@ together again before anything looks at it. So statistics over a group or a batc
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,7 +58,7 @@ class World:
         """This run is over; the group stays, for another one."""
 
     def leave(self) -> None:
-        """Leave the group for good, together with the other ranks."""
+        """Wait for the other ranks with all work done; a process that is one of several ends here."""
 
 
 ALONE = World()
@@ -130,6 +132,10 @@ class ProcessGroup(World):
         self._done()
 
     def leave(self) -> None:
-        if self.dist.is_initialized():
+        if self.dist.is_initialized():  # a rollout engine may have ended the group with its own
             self.barrier()
-            self.dist.destroy_process_group()
+        # Without the interpreter's tear-down: threads of gloo and vLLM that are still there abort the process in it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.size > 1:
+            os._exit(0)
