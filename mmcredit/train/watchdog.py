@@ -99,9 +99,9 @@ class Watchdog:
                 seen[rank] = (sign, now)
             elif now - seen[rank][1] > limit:
                 idle.append(rank)
-        beats = "all", json.dumps([state["beats"] for state in states.values()])
-        if seen.get(-1, ("", 0.0))[0] != beats[1]:
-            seen[-1] = (beats[1], now)
+        everyone = json.dumps([state["beats"] for state in states.values()])
+        if seen.get(-1, ("", 0.0))[0] != everyone:
+            seen[-1] = (everyone, now)
         if idle:
             where = ", ".join(f"rank {r} in stage {states[r]['stage']!r}" for r in idle)
             return f"{where} showed no progress for {limit:g} s; the run goes on with --resume"
