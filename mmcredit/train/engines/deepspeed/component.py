@@ -24,7 +24,8 @@ class DeepSpeed(Component):
     Start with `mmcredit launch --processes N CONFIG train.engine=deepspeed`, or with
     `torchrun ... -m mmcredit.cli train`; without either it is one process. All machines must see the run directory.
     Every rank holds all rollouts; sampling, score passes and micro-batches are shared out and gradients are summed, so
-    the numbers are those of one process but for the order in which gradients are added. AdamW with float32 master weights and moments.
+    the numbers are those of one process but for the order in which gradients are added. AdamW with float32 master
+    weights and moments.
 
     `stage`: what is spread over the ranks: 0 nothing, 1 optimizer state, 2 and gradients, 3 and weights. With 3 the
     weights are put together for sampling and for passes without gradient; a frozen vision tower stays whole on every
