@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ranks import launch
 from runs import metrics, settings
 from safetensors.torch import load_file
+from tiny import tiny_png
 
 from mmcredit import config
 from mmcredit.train.loop import Trainer
@@ -70,7 +73,7 @@ def test_methods_give_the_numbers_of_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_zero_stages_give_the_same_weights(tmp_path: Path, ranks: int) -> None:
-    # A trained tower, text and image prompts beside each other, micro-batches of one response.
+    # A trained tower and micro-batches of one response.
     mixed = {"run__steps": 5, "train__token_budget": 1, "train__max_grad_norm": 0.1, "train__weight_decay": 0.1}
     local(tmp_path, "local", **mixed)
     stages = [{"deepspeed": {"stage": stage}} for stage in (0, 1, 2, 3)]
@@ -106,3 +109,54 @@ def test_a_checkpoint_goes_on_with_other_ranks_and_engines(tmp_path: Path) -> No
     again["run"]["steps"] = 7
     launch(tmp_path / "again", [{"config": again, "resume": True}], 2)
     assert [row["step"] for row in metrics(tmp_path / "again")] == [6]
+
+
+def test_ranks_with_and_without_images_stay_in_step(tmp_path: Path) -> None:
+    """Prompts with and without an image, one response at a time: a rank without one runs the tower on a blank."""
+    rows = []
+    for i in range(20):
+        content = [{"type": "text", "text": f"say {i}"}]
+        if i % 3 == 0:
+            (tmp_path / f"{i}.png").write_bytes(tiny_png(56, i))
+            content.insert(0, {"type": "image"})
+        rows.append({"messages": [{"role": "user", "content": content}], "images": [f"{i}.png"] * (i % 3 == 0)})
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mixed = {
+        "data__train": {"jsonl": {"path": str(tmp_path / "train.jsonl")}},
+        "data__media": {"root": str(tmp_path)},
+        "train__token_budget": 1,
+        "check__image_probe": False,
+    }
+    alone = local(tmp_path, "local", **mixed)
+    stages = [{"deepspeed": {"stage": stage}} for stage in (1, 2, 3)]
+    scenarios = [{"config": plan(tmp_path, f"stage{i}", stage, **mixed)} for i, stage in enumerate(stages)]
+    launch(tmp_path / "ranks", scenarios, 2)
+    for i in range(1, len(stages)):
+        compare(tmp_path / "stage0", tmp_path / f"stage{i}")
+    # In a step without any image ZeRO's flat buffers go on with the tower's momentum; one process leaves it alone.
+    mine, theirs = (load_file(run / "model" / "model.safetensors") for run in (alone, tmp_path / "stage0"))
+    assert all(float((v - theirs[n]).abs().max()) < 2e-6 for n, v in mine.items() if "visual" not in n)
+    frozen = mixed | {"model__freeze_vision": True}
+    local(tmp_path, "frozen", **frozen)
+    launch(tmp_path / "again", [{"config": plan(tmp_path, "frozen3", stages[2], **frozen)}], 2)
+    compare(tmp_path / "frozen", tmp_path / "frozen3")
+
+
+def test_adapters_and_bfloat16(tmp_path: Path) -> None:
+    """LoRA under ZeRO-3 as in one process; bfloat16 weights with float32 masters move at a rate below their spacing."""
+    lora = {"model__lora": {"rank": 4}}
+    local(tmp_path, "lora-local", **lora)
+    narrow = {"model__dtype": "bfloat16", "check__parity": False}
+    scenarios = [
+        {"config": plan(tmp_path, "lora", {"deepspeed": {"stage": 3}}, **lora)},
+        {"config": plan(tmp_path, "bf16", {"deepspeed": {"stage": 2}}, **narrow)},
+    ]
+    launch(tmp_path / "ranks", scenarios, 2)
+    mine, theirs = (
+        load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("lora-local", "lora")
+    )
+    assert mine.keys() == theirs.keys()
+    assert all(float((mine[name] - theirs[name]).abs().max()) < 2e-6 for name in mine)
+    step = next((tmp_path / "bf16" / "checkpoints").glob("step-*"))
+    masters = load_file(step / "training.safetensors")
+    assert any(value.dtype == torch.float32 and bool((value != value.bfloat16()).any()) for value in masters.values())

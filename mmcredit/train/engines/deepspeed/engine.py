@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,9 @@ from torch import nn
 
 from mmcredit.train.engine import Counters, StepResult, learning_rate, named_parameters
 from mmcredit.train.engines.deepspeed import state
-from mmcredit.train.engines.deepspeed.scope import Carrier, Spread
+from mmcredit.train.engines.deepspeed.scope import Carrier, Spread, without_frozen_tower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from mmcredit.config import TrainBlock
@@ -38,7 +36,7 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        self.config, self.total_updates, self.world = config, total_updates, world
+        self.policy, self.config, self.total_updates, self.world = policy, config, total_updates, world
         self.stage = int(plan["zero_optimization"]["stage"])
         self.parameters: dict[str, nn.Parameter] = named_parameters(policy)
         self.counters = Counters()
@@ -50,14 +48,14 @@ class DeepSpeedEngine:
         optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=0.0, betas=config.betas, weight_decay=config.weight_decay
         )
-        with _without_frozen_tower(policy):
+        with without_frozen_tower(policy):
             self.engine, *_ = deepspeed.initialize(
                 model=carrier,
                 optimizer=optimizer,
                 config=plan,
                 dist_init_required=False,
             )
-        spread = Spread(self.engine, carrier, world)
+        spread = Spread(self.engine, carrier, world, policy)
         self.scope = spread if self.stage == 3 else None
         policy.scope = spread if self.in_step else None
 
@@ -77,7 +75,8 @@ class DeepSpeedEngine:
             self._same_gradients()
         if self.stage == 0 and not hasattr(self.engine.optimizer, "bf16_groups"):
             return self._plain_step(rate)
-        self.engine.step()
+        with without_frozen_tower(self.policy):  # its step goes through all parameters below the carrier
+            self.engine.step()
         found = self.engine.get_global_grad_norm()
         norm = math.nan if found is None or bool(self.engine.optimizer.overflow) else float(found)
         return StepResult(norm, rate, self.counters.count(norm, self.config))
@@ -113,19 +112,3 @@ class DeepSpeedEngine:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         state.spread(self.engine, self.parameters, saved["weights"], saved["optimizer"])
         self.counters = Counters(**saved["counters"])
-
-
-@contextmanager
-def _without_frozen_tower(policy: Policy) -> Iterator[None]:
-    """A frozen tower is not DeepSpeed's: it stays whole on every rank, and its features can be remembered."""
-    vision = policy.body.vision
-    if vision is None or not vision.frozen:
-        yield
-        return
-    parent: Any = policy.body.base
-    name = "visual" if getattr(parent, "visual", None) is vision.tower else "vision_tower"
-    tower = parent._modules.pop(name)
-    try:
-        yield
-    finally:
-        parent._modules[name] = tower

@@ -46,8 +46,8 @@ class Carrier(nn.Module):
 class Spread:
     """`policy.scope.Scope` over DeepSpeed."""
 
-    def __init__(self, engine: Any, carrier: Carrier, world: World) -> None:
-        self.engine, self.carrier, self.world = engine, carrier, world
+    def __init__(self, engine: Any, carrier: Carrier, world: World, policy: Policy) -> None:
+        self.engine, self.carrier, self.world, self.policy = engine, carrier, world, policy
         self.partitioned = bool(engine.zero_optimization_partition_weights())
         if carrier.bias and self.partitioned:
             raise ValueError("train.engine.deepspeed: an output head with a bias cannot be spread; use stage 2")
@@ -75,7 +75,7 @@ class Spread:
 
         self._inside += 1
         try:
-            with deepspeed.zero.GatheredParameters(list(self.carrier.parameters())):
+            with deepspeed.zero.GatheredParameters(self._spread()):
                 self._unhook()
                 try:
                     yield
@@ -86,8 +86,7 @@ class Spread:
 
     def _unhook(self) -> None:
         offload = self.engine.optimizer.parameter_offload
-        parameters: Iterator[Any] = self.carrier.parameters()
-        for parameter in parameters:
+        for parameter in self._spread():
             parameter.ds_active_sub_modules.clear()
         for hook in (*offload.forward_hooks, *offload.backward_hooks):
             hook.remove()
@@ -95,4 +94,25 @@ class Spread:
 
     def _hook(self) -> None:
         offload = self.engine.optimizer.parameter_offload
-        offload._register_deepspeed_module(self.carrier)
+        with without_frozen_tower(self.policy):
+            offload._register_deepspeed_module(self.carrier)
+
+    def _spread(self) -> list[Any]:
+        """The parameters that DeepSpeed has: not those of a frozen tower."""
+        return [parameter for parameter in self.carrier.parameters() if hasattr(parameter, "ds_id")]
+
+
+@contextmanager
+def without_frozen_tower(policy: Policy) -> Iterator[None]:
+    """A frozen tower is not DeepSpeed's: it stays whole on every rank, and its features can be remembered."""
+    vision = policy.body.vision
+    if vision is None or not vision.frozen:
+        yield
+        return
+    parent: Any = policy.body.base
+    name = "visual" if getattr(parent, "visual", None) is vision.tower else "vision_tower"
+    tower = parent._modules.pop(name)
+    try:
+        yield
+    finally:
+        parent._modules[name] = tower
