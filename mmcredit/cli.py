@@ -287,8 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = parser(more=False)
     top = own if words and words[0] in _names_of(own) else parser()
-    options, rest = top.parse_known_args(arguments)
-    # argparse gives up on `key=value` words that come after an option; they are overrides all the same.
+    # argparse gives up on words without a dash that come after an option (`key=value`, and all that stands after `--`).
+    cut = words.index("--") if "--" in words else len(words)
+    options, rest = top.parse_known_args(words[:cut])
+    after = words[cut + 1 :]
+    if after and hasattr(options, "arguments"):
+        options.arguments = [*options.arguments, *after]
+    else:
+        rest = [*rest, *after]
     if rest and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         options.overrides = [*options.overrides, *rest]
     elif rest:
