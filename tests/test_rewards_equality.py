@@ -55,6 +55,20 @@ def test_the_reward_pays_for_what_is_right(reference, answer, expected):
     ]
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer", "right"),
+    [
+        ("dog", "god", False), ("rat", "tar", False), ("cab", "bac", False), ("a dog", "a god", False),
+        ("red car", "car red", False), ("CAT", "TAC", False), ("arc", "car", False), ("Tom", "Tim", False),
+        ("cat", r"\text{act}", False), ("2 dogs", "2 gods", False), ("red", "Red", True), ("Red", r"\text{red}", True),
+        ("six", "6", True), ("Bob", "bob", True), ("Mr. Lee", "mr lee", True), ("xyz", "zyx", True),
+        ("2ab", "2ba", True), ("bcd", "dcb", True), ("x y z", "z y x", True),
+    ],
+)  # fmt: skip
+def test_three_letters_are_a_word_or_a_product(reference, answer, right):
+    assert equal(answer, reference) is right
+
+
 @pytest.mark.parametrize("pair", PAIRS[::9], ids=lambda pair: f"{pair['reference']} | {pair['answer']}")
 def test_order_and_dress_do_not_matter(pair):
     reference, answer = pair["reference"], pair["answer"]

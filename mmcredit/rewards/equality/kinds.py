@@ -324,8 +324,22 @@ _MEASURED = re.compile(
 )
 
 
+def _short_word(text: str) -> bool:
+    """Whether three letters are a word ("dog", "red"), not a product ("xyz", "abc").
+
+    A word has a vowel among consonants, and a product of such letters is written in the order of the alphabet.
+    """
+    if not re.fullmatch(r"[A-Za-z][a-z]{2}", text) or text in _FUNCTION_WORDS:
+        return False
+    letters = text.casefold()
+    vowels = len(re.findall(r"[aeiou]", letters))
+    return 0 < vowels < 3 and letters != "".join(sorted(letters))
+
+
 def wordy(text: str) -> bool:
-    """Whether a text is words, not an expression: a run of four letters, or of three that spell no function."""
+    """Whether a text is words, not an expression: a run of four letters, or three that spell a word."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z .,'-]*", text) and any(map(_short_word, re.split(r"[ .,'-]+", text))):
+        return True
     plain = re.sub(r"\\[A-Za-z]+", " ", text)
     for word in re.findall(r"[A-Za-z]+", plain):
         if word in _FUNCTION_WORDS or word.casefold() in _FUNCTION_WORDS:
