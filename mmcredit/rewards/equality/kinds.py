@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from mmcredit.rewards.equality.dates import day
-from mmcredit.rewards.equality.spelled import spelled
+from mmcredit.rewards.equality.spelled import ordinal, spelled
 from mmcredit.rewards.equality.units import Unit, compound, product, read_unit
 from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 
@@ -76,6 +76,9 @@ def read(text: str, depth: int = 0) -> Node:
     in_words = spelled(text)
     if in_words is not None:
         return Node("quantity", in_words)
+    place = ordinal(text)
+    if place is not None:
+        return Node("words", place)
     if re.fullmatch(r"\\mathbb\s*\{?R\}?\s*\^\s*\{?\+\}?", text):
         return Node("tuple", text, (read("0"), read(r"\infty")), "()")
     if re.fullmatch(r"(?:the )?(?:set of )?(?:all )?integers", lowered):
