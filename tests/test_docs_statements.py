@@ -37,7 +37,7 @@ LISTED = {
 def shipped(kind):
     """Components of the packages themselves: other tests of this process register some of their own."""
     known = {name: components.lookup(kind, name).__module__ for name in components.names(kind)}
-    return {name for name, module in known.items() if module.split(".")[0] in ("mmcredit", "prm")}
+    return {name for name, module in known.items() if module.split(".")[0] in ("mmcredit", "prm", "video")}
 
 
 def code(text):
