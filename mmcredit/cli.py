@@ -58,6 +58,15 @@ def parser(more: bool = True) -> ArgumentParser:
     launch.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
     launch.set_defaults(run=commands.launch)
 
+    sft = actions.add_parser(
+        "sft",
+        help="supervised fine-tuning, text and images",
+        description="Teach a model what to write: examples as CONFIG says, prompt tokens masked, held-out loss before "
+        "and after.",
+    )
+    _fit(sft)
+    sft.set_defaults(run=commands.sft)
+
     _evaluate(actions)
 
     check = actions.add_parser(
@@ -268,6 +277,15 @@ def _config(action: ArgumentParser, optional: bool = False) -> None:
     action.add_argument(
         "--published", action="store_true", help="with --method: the paper's learning rate, batch and lengths as well"
     )
+    _plugins(action)
+
+
+def _fit(action: ArgumentParser) -> None:
+    """What supervised runs take."""
+    action.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one in configs/")
+    action.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    action.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
+    action.add_argument("--dry-run", action="store_true", help="check the config and print it resolved")
     _plugins(action)
 
 
