@@ -44,6 +44,7 @@ HOMES: dict[str, str] = {
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
     "train_engine": "mmcredit.train.engines",
     "verifier": "mmcredit.verifiers",
+    "selection": "mmcredit.supervised.selections",
 }
 
 

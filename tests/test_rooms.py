@@ -52,11 +52,13 @@ ROOMS: dict[str, str] = {
     "prepare": f"{BELOW_CONFIG} config verifiers",
     "evaluate": f"{BELOW_CONFIG} config prepare report",
     "train": BELOW_TRAIN,
+    # beside RL: targets that are given, on the same policy, engines and checkpoints
+    "supervised": f"{BELOW_TRAIN} train",
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "launch": "config",
-    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay train",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay supervised train",
     "cli": f"{GROUND} commands deferred usage",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
