@@ -161,7 +161,7 @@ def model_of(tied, spare=0):
 def test_rows_of_new_tags_are_initialised(tied, spare, init):
     model, tokenizer = model_of(tied, spare)
     old = len(tokenizer)
-    rows = {k: m.weight[:old].clone() for k, m in parts(model).items()}
+    rows = {k: m.weight.detach()[:old].clone() for k, m in parts(model).items()}
     pieces = tokenizer.encode("</fps>", add_special_tokens=False)
     assert len(pieces) > 1
     ids = add_tags(tokenizer, model, init, seed=3)

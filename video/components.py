@@ -2,4 +2,17 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
+from video.sd_grpo import SDGRPO
+from video.segments import RetrievalSegments
+
+__all__ = [
+    "SDGRPO",
+    "FpsMatch",
+    "GroundingAccuracy",
+    "Reasoning",
+    "Retrieval",
+    "RetrievalFormat",
+    "RetrievalSegments",
+    "WindowIoU",
+]

@@ -75,7 +75,7 @@ def parse_call(text: str) -> Call:
     anything else before a `</fps>` (`reason` says what: no span, grammar, order, rate, in answer); `cut`: a `<span>` or
     `<fps>` is open and no `</fps>` follows; `none`: no tag at all. During sampling `text` ends with `</fps>`.
     """
-    return _call_at(text, 0)
+    return call_after(text, 0)
 
 
 def parse_calls(text: str, max_retrievals: int | None = None) -> list[Call]:
@@ -85,7 +85,7 @@ def parse_calls(text: str, max_retrievals: int | None = None) -> list[Call]:
     """
     found: list[Call] = []
     at = answered = 0
-    while (call := _call_at(text, at)).made:
+    while (call := call_after(text, at)).made:
         if call.ok:
             answered += 1
             if max_retrievals is not None and answered > max_retrievals:
@@ -95,8 +95,8 @@ def parse_calls(text: str, max_retrievals: int | None = None) -> list[Call]:
     return found if call.status == "none" else [*found, call]
 
 
-def _call_at(text: str, at: int) -> Call:
-    """The first call of `text` at or after character `at`."""
+def call_after(text: str, at: int) -> Call:
+    """The first call of `text` at or after character `at`; see `parse_call`."""
     close = text.find(FPS_END, at)
     if close < 0:
         begin = max(text.rfind(SPAN, at), text.rfind(FPS, at))
