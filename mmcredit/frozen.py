@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from mmcredit.data.media import MediaLimits, read_bytes
 from mmcredit.data.sample import Media, Sample
+from mmcredit.policy.piece_state import pack_pieces, unpack_pieces
 from mmcredit.rollouts import Rollouts
 from mmcredit.state_tree import load_tree, save_tree
 
@@ -70,10 +71,12 @@ def freeze(
         left_out: Counter[str] = Counter()
         limits = MediaLimits(**config["data"]["media"])
         samples = [_pack(sample, aside / _MEDIA, limits, left_out) for sample in rollouts.samples]
-        tensors = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts) if f.name != "samples"}
+        apart = ("samples", "inserted")
+        tensors = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts) if f.name not in apart}
         tree = {
             "rollouts": tensors,
             "samples": samples,
+            "inserted": pack_pieces(rollouts.inserted),
             "total_steps": total_steps,
             "config": dict(config),
             "tokenizer": vocabulary_digest(tokenizer),
@@ -117,7 +120,7 @@ def thaw(path: str | Path) -> Frozen:
     try:
         tree = load_tree(path / _BATCH)
         samples = tuple(_unpack(item, path / _MEDIA) for item in tree["samples"])
-        rollouts = Rollouts(**tree["rollouts"], samples=samples)
+        rollouts = Rollouts(**tree["rollouts"], samples=samples, inserted=unpack_pieces(tree.get("inserted")))
         return Frozen(
             path,
             int(manifest["step"]),

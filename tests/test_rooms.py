@@ -37,7 +37,7 @@ ROOMS: dict[str, str] = {
     "data": f"{GROUND} answers",
     "corruptions": VALUES,
     "views": f"{VALUES} corruptions",
-    "frozen": f"{GROUND} data",
+    "frozen": f"{GROUND} data policy",
     # a step, from samples to the loss
     "rewards": VALUES,
     "policy": f"{VALUES} corruptions views",
