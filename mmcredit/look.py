@@ -1,4 +1,4 @@
-"""The commands that look at runs: the report page, credit audited. Heavy imports wait until a command needs them."""
+"""The commands that look at runs: the report page, runs compared, credit audited. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ def add(actions: Any, config: Callable[..., None], plugins: Callable[[ArgumentPa
     )
     report_.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
     report_.set_defaults(run=report)
+
+    compare_ = actions.add_parser(
+        "compare",
+        help="several runs and seeds of several methods on one page",
+        description="Put runs side by side: curves with the range of their seeds, paired differences on the same "
+        "questions, interquartile means and probability of improvement with bootstraps over seeds, accuracy against "
+        "cost, and where the configs differ. Runs that differ by their seed only are one method; the first run's "
+        "method is what the others are compared with.",
+    )
+    compare_.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories, two or more")
+    compare_.add_argument(
+        "-o", "--output", type=Path, default=Path("runs/compare"), help="folder (default runs/compare)"
+    )
+    compare_.set_defaults(run=compare)
 
     _audit(actions, plugins)
 
@@ -77,6 +91,37 @@ def report(options: Namespace) -> int:
     from mmcredit.report import render
 
     console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
+    return 0
+
+
+def compare(options: Namespace) -> int:
+    """Several runs on one page."""
+    from rich.table import Table
+
+    from mmcredit.report.comparison import compare as write
+
+    compared, rows, paths = write(options.runs, options.output)
+    table = Table("method", "runs", "interquartile mean", "95 % over seeds", f"beats {compared.arms[0].label}")
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{100 * value:.1f} %"
+
+    for row in rows:
+        around = "–" if row["iqm_low"] is None else f"{100 * row['iqm_low']:.1f} .. {100 * row['iqm_high']:.1f}"
+        table.add_row(row["label"], str(row["runs"]), percent(row["iqm"]), around, percent(row["better"]))
+    console.print(table)
+    for pair in compared.pairs:
+        gain = pair.gain
+        console.print(
+            f"{pair.arm} against {compared.arms[0].label} on {pair.task}: {100 * gain.value:+.1f} points "
+            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], {gain.n} questions",
+            highlight=False,
+            markup=False,
+        )
+    for note in compared.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True)
     return 0
 
 

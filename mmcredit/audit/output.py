@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,8 @@ def board(found: Audit, draws: int = 400) -> Board:
     against: np.ndarray | None = None
     for label in [REFERENCE, *[x for x in columns if x != REFERENCE]]:
         agreement = judge(columns[label], reference=label == REFERENCE)
+        if label == TRUTH:  # its noise is the truth's own: there is nothing to correct
+            agreement = replace(agreement, correlation_corrected=None, within_corrected=None)
         gradient, over, loud = Number(None), None, None
         if parts and label in parts:
             halves = (parts[HALVES[0]].sum(0), parts[HALVES[1]].sum(0))
@@ -299,7 +301,10 @@ def _tokens(found: Audit) -> dict[str, Any]:
 
 
 HEADS = (
-    ("gradient cosine", "to the gradient under the true advantages, all prompts as one on-policy batch"),
+    (
+        "gradient cosine",
+        "to the gradient under the true advantages, all prompts as one on-policy batch; corrected for noise in the truth, so it may exceed 1",
+    ),
     ("over GRPO", "paired difference of the gradient cosine (of the correlation, without gradients)"),
     ("correlation", "Pearson, over all tokens, with the truth"),
     ("corrected", "the same divided by the square root of the truth's reliability"),

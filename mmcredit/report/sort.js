@@ -1,4 +1,3 @@
-"use strict";
 // Tables with the class "sortable": a click or Enter on a heading sorts the rows by that column.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
