@@ -56,6 +56,7 @@ ROOMS: dict[str, str] = {
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "launch": "config",
+    "integrations": f"{VALUES} compat credit policy signals views",
     "commands": f"{BELOW_TRAIN} deferred diagnose launch replay train",
     "cli": f"{GROUND} commands deferred usage",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
