@@ -62,6 +62,7 @@ ROOMS: dict[str, str] = {
     "commands": f"{BELOW_TRAIN} deferred diagnose launch replay supervised train",
     "look": f"{BELOW_TRAIN} audit commands",
     "cli": f"{GROUND} commands deferred look usage",
+    "integrations": f"{VALUES} compat credit policy signals views",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
 OUTSIDE = ("prm", "video")  # they import mmcredit
