@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import commands, usage, warned
+from mmcredit import commands, look, usage, warned
 from mmcredit.deferred import defer, load_now
 from mmcredit.version import __version__
 
@@ -121,15 +121,7 @@ def parser(more: bool = True) -> ArgumentParser:
     merge.add_argument("--trust-remote-code", dest="trust", action="store_true", help="run code of the base's folder")
     merge.set_defaults(run=commands.merge)
 
-    report = actions.add_parser(
-        "report",
-        help="write a run's report.html",
-        description="Write RUN/report.html, one page that works offline: curves, held-out accuracy, samples with the "
-        "credit of each token, cost, config. A run that is still going on can be looked at, too.",
-    )
-    report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
-    report.set_defaults(run=commands.report)
-
+    look.add(actions, _config, _plugins)
     _diagnose(actions)
 
     replay = actions.add_parser(

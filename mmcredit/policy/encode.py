@@ -123,7 +123,7 @@ class PromptEncoder:
                 f"sample {sample.name}: the prompt has {tokens.shape[0]} tokens ({visual} of them visual), more than "
                 f"data.max_prompt_tokens={max_tokens}; raise it, lower model.max_pixels, or drop the sample"
             )
-        positions = self._positions(tokens, types, media)
+        positions = self.positions(tokens, types, media)
         return Prompt(
             sample_id=sample.id,
             tokens=tokens,
@@ -250,7 +250,7 @@ class PromptEncoder:
         else:
             tokens = self._tokenise(text)
             types = torch.zeros_like(tokens)
-        positions = self._positions(tokens, types, media)
+        positions = self.positions(tokens, types, media)
         return Prompt(
             sample_id=name,
             tokens=tokens,
@@ -303,8 +303,8 @@ class PromptEncoder:
         media = {k: torch.as_tensor(v) for k, v in found.items() if isinstance(v, Tensor) or k == "second_per_grid_ts"}
         return tokens, types, media
 
-    def _positions(self, tokens: Tensor, types: Tensor, media: Mapping[str, Tensor]) -> Tensor:
-        """[P] or [3,P] int64."""
+    def positions(self, tokens: Tensor, types: Tensor, media: Mapping[str, Tensor]) -> Tensor:
+        """Positions of a prompt, [P] or [3,P] int64; `types` [P] is 0 for text, 1 in an image, 2 in a video."""
         rope = getattr(self.model, "get_rope_index", None)
         if rope is None:
             return torch.arange(tokens.shape[0])
