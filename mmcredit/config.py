@@ -195,6 +195,8 @@ class RunConfig(Block):
         build("source", self.data.train)
         if self.data.evaluate is not None:
             build("source", self.data.evaluate)
+        if self.data.media.video is not None:
+            build("video", self.data.media.video)
         build("engine", self.rollout.engine)
         rewards = build_all("reward", self.rewards)
         parts = part_names(rewards)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mmcredit.components import build, register
 from mmcredit.data.dropped import reason_of
+from mmcredit.data.videos import EMPTY
 from mmcredit.rollout.reaction import Reaction, Reply, Said
 from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 from video.retrieval import MAX_FPS, STATUSES, Call, Status, call_after, parse_calls
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
+    from mmcredit.rollout.volume import Volume
 
-EMPTY = "window empty"  # reason of the error of a reader that finds no frames in a window
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 NOTE = "retrieval_call/"  # + number of the call: place of its status in STATUSES
 # Strategies that sample on from ids alone, in which placeholders would have no frames behind them.
@@ -237,6 +238,11 @@ class FrameRetrieval(Strategy):
             raise ValueError(
                 f"strategy {self.name!r}: min_frames {self.min_frames} is above max_frames {self.max_frames}"
             )
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        room = self.max_inserted_tokens
+        line = f"{self.name}: up to {room} tokens are inserted into a response (max_inserted_tokens lowers it)"
+        return replace(inner, row_tokens=inner.row_tokens + room).noting(line)
 
     @contextmanager
     def reactions(self, policy: Policy) -> Iterator[Answers]:
