@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mmcredit import components, config, config_files
+from mmcredit import components, config, config_files, yaml_values
 from mmcredit.deferred import load_now
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ def launch(options: Namespace) -> int:
     from mmcredit.launch import launch as start
 
     return start(run, options)
+
+
+def serve_rollouts(options: Namespace) -> int:
+    """Serve rollouts over HTTP."""
+    load_now()
+    from mmcredit.rollout.serving.command import serve
+
+    return serve(options, yaml_values.plain(yaml_values.read(options.engine)))
 
 
 def evaluate(options: Namespace) -> int:
