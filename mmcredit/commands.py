@@ -72,6 +72,28 @@ def train(options: Namespace) -> int:
     return 0
 
 
+def sft(options: Namespace) -> int:
+    """Supervised fine-tuning."""
+    load_now()
+    from mmcredit.supervised.config import SFTConfig, load
+
+    for path in options.plugin:
+        components.load_plugin(path)
+    run = load(SFTConfig, options.config, options.overrides)
+    if options.dry_run:
+        _print_config(run)
+        return 0
+    _quiet_libraries()
+    from mmcredit.supervised.command import run as fit
+
+    return fit(run, options, console)
+
+
+def _print_config(run: Any) -> None:
+    text = yaml_values.dump(run.model_dump(mode="json"))
+    console.print(text, highlight=False, markup=False, end="", soft_wrap=True)
+
+
 def launch(options: Namespace) -> int:
     """Start `mmcredit train` on several processes."""
     run = _load(options)  # a mistake in the config is said once, before anything is started
@@ -234,14 +256,6 @@ def merge(options: Namespace) -> int:
         )
     size = size_mb(options.output)
     console.print(f"{options.output}: {size:,.1f} MiB, {str(dtype).removeprefix('torch.')}", highlight=False)
-    return 0
-
-
-def report(options: Namespace) -> int:
-    """Write the report page of a run."""
-    from mmcredit.report import render
-
-    console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
     return 0
 
 

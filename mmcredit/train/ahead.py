@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mmcredit.rollout.engine import Sampling
     from mmcredit.train.sampling import SamplingStage
 
-Key = tuple[int, tuple[int, ...], tuple[int, ...], int | None]  # prompt (the object), seeds, prefix, limit
+# prompt and reaction (the objects), seeds, prefix, limit
+Key = tuple[int, int, tuple[int, ...], tuple[int, ...], int | None]
 
 
 @dataclass
@@ -108,4 +109,4 @@ def _requests(asks: Sequence[Ask]) -> list[Request]:
 
 
 def _key(request: Request) -> Key:
-    return id(request.prompt), tuple(request.seeds), tuple(request.prefix), request.limit
+    return id(request.prompt), id(request.reaction), tuple(request.seeds), tuple(request.prefix), request.limit

@@ -145,13 +145,14 @@ def read_responses(plain: Any, requests: Sequence[Request], most: int, vocabular
         good = (
             (row["tag"], row["member"]) == (i, member)
             and row["finish"] in ("stop", "length")
+            and not row["inserted"]
             and len(tokens) == len(logprobs) <= requests[i].new_tokens(most)
             and all(type(t) is int and 0 <= t < vocabulary for t in tokens)
             and all(type(p) is float and p == p and p != float("-inf") for p in logprobs)
         )
         if not good:
             raise ValueError(f"response {member} of sample {requests[i].prompt.sample_id} is damaged")
-        found.append(Response(**{**row, "tag": requests[i].tag}))
+        found.append(Response(**{**row, "tag": requests[i].tag, "inserted": ()}))
     return found
 
 

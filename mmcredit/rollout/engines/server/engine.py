@@ -241,6 +241,8 @@ class ServerEngine:
     def _sample(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[Response]:
+        if any(r.reaction is not None for r in requests):
+            raise ValueError("engine 'server' inserts nothing into responses; use rollout.engine=hf")
         present = [link for link in self.links if link.version == self._version]
         portions = _portions(requests, len(self.links))
         call = _Call(with_stops(sampling, self.policy.stop_strings), self.hook, deque(portions), len(portions))

@@ -171,6 +171,8 @@ class VLLMEngine:
         prompt, new_tokens = request.prompt, request.new_tokens(sampling.max_new_tokens)
         if new_tokens < 1:
             raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
+        if request.reaction is not None:
+            raise ValueError("engine 'vllm' inserts nothing into responses; use rollout.engine=hf")
         if not len(prompt):
             raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
         longest = self._llm.llm_engine.model_config.max_model_len
