@@ -242,7 +242,7 @@ class PromptEncoder:
         else:
             tokens = self._tokenise(text)
             types = torch.zeros_like(tokens)
-        positions = self._positions(tokens, types, media)
+        positions = self.positions(tokens, types, media)
         return Prompt(
             sample_id=name,
             tokens=tokens,
