@@ -12,6 +12,8 @@ import prm.commands
 import prm.components  # as the entry point does, where the install is older than it
 from mmcredit import components, config, config_files
 from mmcredit.cli import parser
+from mmcredit.preference.config import DPOConfig
+from mmcredit.supervised.config import SFTConfig
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 TEXTS = {name: prose(ROOT / name) for name in PAGES}
@@ -31,7 +33,11 @@ LISTED = {
     "benchmark": "docs/evaluate.md",
     "verifier": "docs/verifiers.md",
     "train_engine": "docs/several-processes.md",
+    "selection": "docs/sft.md",
+    "preference": "docs/preference.md",
 }
+# Commands with configs of their own.
+CONFIGS = {"docs/sft.md": SFTConfig, "docs/preference.md": DPOConfig}
 
 
 def shipped(kind):
@@ -58,7 +64,8 @@ def field(model, path):
 @pytest.mark.parametrize("name", PAGES)
 def test_settings_exist(name):
     """Every `block.setting` in code marks is a setting of the config, and so is every assignment in a command."""
-    tops = "|".join(config.RunConfig.model_fields)
+    models = (config.RunConfig, *([CONFIGS[name]] if name in CONFIGS else []))
+    tops = "|".join(top for model in models for top in model.model_fields)
     found = [word for word in code(TEXTS[name]) if re.fullmatch(rf"({tops})\.[a-z_.]+\w", word)]
     for block in blocks(ROOT / name):
         if block.language == "bash":
@@ -66,7 +73,7 @@ def test_settings_exist(name):
     for word in found:
         if word.endswith((".log", ".html", ".json", ".jsonl", ".parquet", ".py")):
             continue  # a file
-        assert field(config.RunConfig, word) is not None, f"{name}: {word} is no setting"
+        assert any(field(model, word) is not None for model in models), f"{name}: {word} is no setting"
 
 
 @pytest.mark.parametrize("name", PAGES)

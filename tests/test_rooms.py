@@ -54,11 +54,12 @@ ROOMS: dict[str, str] = {
     "train": BELOW_TRAIN,
     # beside RL: targets that are given, on the same policy, engines and checkpoints
     "supervised": f"{BELOW_TRAIN} train",
+    "preference": f"{BELOW_TRAIN} train supervised",
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "launch": "config",
-    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay supervised train",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
     "cli": f"{GROUND} commands deferred usage",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
