@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import commands, usage, warned
+from mmcredit import commands, look, usage, warned
 from mmcredit.deferred import defer, load_now
 from mmcredit.version import __version__
 
@@ -131,15 +131,7 @@ def parser(more: bool = True) -> ArgumentParser:
     merge.add_argument("--trust-remote-code", dest="trust", action="store_true", help="run code of the base's folder")
     merge.set_defaults(run=commands.merge)
 
-    report = actions.add_parser(
-        "report",
-        help="write a run's report.html",
-        description="Write RUN/report.html, one page that works offline: curves, held-out accuracy, samples with the "
-        "credit of each token, cost, config. A run that is still going on can be looked at, too.",
-    )
-    report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
-    report.set_defaults(run=commands.report)
-
+    look.add(actions, _config, _plugins)
     _diagnose(actions)
 
     replay = actions.add_parser(
@@ -315,8 +307,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = parser(more=False)
     top = own if words and words[0] in _names_of(own) else parser()
-    options, rest = top.parse_known_args(arguments)
-    # argparse gives up on `key=value` words that come after an option; they are overrides all the same.
+    # argparse gives up on words without a dash that come after an option (`key=value`, and all that stands after `--`).
+    cut = words.index("--") if "--" in words else len(words)
+    options, rest = top.parse_known_args(words[:cut])
+    after = words[cut + 1 :]
+    if after and hasattr(options, "arguments"):
+        options.arguments = [*options.arguments, *after]
+    else:
+        rest = [*rest, *after]
     if rest and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         options.overrides = [*options.overrides, *rest]
     elif rest:

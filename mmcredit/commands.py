@@ -270,14 +270,6 @@ def merge(options: Namespace) -> int:
     return 0
 
 
-def report(options: Namespace) -> int:
-    """Write the report page of a run."""
-    from mmcredit.report import render
-
-    console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
-    return 0
-
-
 def diagnose(options: Namespace) -> int:
     """Divergence of checkpoints, cross-sampling, tokenisation drift."""
     run = _load(options)

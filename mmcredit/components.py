@@ -37,6 +37,7 @@ HOMES: dict[str, str] = {
     "signal": "mmcredit.signals",
     "reward": "mmcredit.rewards",
     "source": "mmcredit.data.sources",
+    "video": "mmcredit.data.videos",
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",

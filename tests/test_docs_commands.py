@@ -38,6 +38,7 @@ SHORTER = [
 # Blocks with a comment `<!-- not run: reason -->`, and why nothing smaller can stand for them.
 NOT_RUN = {
     "README.md": 1,  # scripts/test.sh, which runs this test
+    "docs/integrations.md": 3,  # need TRL and verl; scripts/test_integrations.sh runs them
     "docs/models.md": 1,  # fetches a model
     "docs/rollout.md": 1,  # fetches vLLM
     "docs/several-processes.md": 1,  # needs DeepSpeed

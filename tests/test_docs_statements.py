@@ -35,15 +35,16 @@ LISTED = {
     "train_engine": "docs/several-processes.md",
     "selection": "docs/sft.md",
     "preference": "docs/preference.md",
+    "video": "docs/data.md",
 }
-# Commands with configs of their own.
-CONFIGS = {"docs/sft.md": SFTConfig, "docs/preference.md": DPOConfig}
+# The configs of `train`, `sft` and `dpo` share many blocks.
+CONFIGS = (config.RunConfig, SFTConfig, DPOConfig)
 
 
 def shipped(kind):
     """Components of the packages themselves: other tests of this process register some of their own."""
     known = {name: components.lookup(kind, name).__module__ for name in components.names(kind)}
-    return {name for name, module in known.items() if module.split(".")[0] in ("mmcredit", "prm")}
+    return {name for name, module in known.items() if module.split(".")[0] in ("mmcredit", "prm", "video")}
 
 
 def code(text):
@@ -64,8 +65,7 @@ def field(model, path):
 @pytest.mark.parametrize("name", PAGES)
 def test_settings_exist(name):
     """Every `block.setting` in code marks is a setting of the config, and so is every assignment in a command."""
-    models = (config.RunConfig, *([CONFIGS[name]] if name in CONFIGS else []))
-    tops = "|".join(top for model in models for top in model.model_fields)
+    tops = "|".join(config.RunConfig.model_fields)
     found = [word for word in code(TEXTS[name]) if re.fullmatch(rf"({tops})\.[a-z_.]+\w", word)]
     for block in blocks(ROOT / name):
         if block.language == "bash":
@@ -73,7 +73,7 @@ def test_settings_exist(name):
     for word in found:
         if word.endswith((".log", ".html", ".json", ".jsonl", ".parquet", ".py")):
             continue  # a file
-        assert any(field(model, word) is not None for model in models), f"{name}: {word} is no setting"
+        assert any(field(model, word) is not None for model in CONFIGS), f"{name}: {word} is no setting"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -88,6 +88,8 @@ def test_options_exist(name):
             if isinstance(action, argparse._SubParsersAction):
                 waiting += action.choices.values()
     for words in code(TEXTS[name]):
+        if words.startswith("pip "):
+            continue
         for option in re.findall(r"(?<!\S)(--?[a-z][\w-]*)", words):
             assert option in known, f"{name}: no command has the option {option}"
 

@@ -37,7 +37,7 @@ ROOMS: dict[str, str] = {
     "data": f"{GROUND} answers",
     "corruptions": VALUES,
     "views": f"{VALUES} corruptions",
-    "frozen": f"{GROUND} data",
+    "frozen": f"{GROUND} data policy",
     # a step, from samples to the loss
     "rewards": VALUES,
     "policy": f"{VALUES} corruptions views",
@@ -58,9 +58,12 @@ ROOMS: dict[str, str] = {
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
+    "audit": f"{BELOW_TRAIN} replay train",
     "launch": "config",
     "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
-    "cli": f"{GROUND} commands deferred usage",
+    "look": f"{BELOW_TRAIN} audit commands",
+    "cli": f"{GROUND} commands deferred look usage",
+    "integrations": f"{VALUES} compat credit policy signals views",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
 OUTSIDE = ("prm", "video")  # they import mmcredit
