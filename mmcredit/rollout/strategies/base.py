@@ -133,6 +133,7 @@ class Strategy(Component):
 
     gives: ClassVar[tuple[str, ...]] = ()  # signals it attaches; "segments" for Rollouts.segments
     replaces_sampling: ClassVar[bool] = False  # never calls `rest`: must stand last
+    plain_first: ClassVar[bool] = False  # hands on the asks that it gets, unchanged, first of all (`rollout.ahead`)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         """The batch of this layer."""
