@@ -20,6 +20,7 @@ from mmcredit.data.dropped import reason_of
 from mmcredit.data.videos import EMPTY
 from mmcredit.rollout.reaction import Reaction, Reply, Said
 from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from video.frames import NoFrames
 from video.retrieval import MAX_FPS, STATUSES, Call, Status, call_after, parse_calls
 from video.segments import mark
 from video.tags import TagIds
@@ -90,6 +91,13 @@ class Windows:
         return self.pieces[key]
 
 
+def _no_frames(error: BaseException | None) -> bool:
+    """Whether the sampler found no frames in a window."""
+    while error is not None and not isinstance(error, NoFrames):
+        error = error.__cause__
+    return error is not None
+
+
 def label(processor: Any, about: Mapping[str, Any]) -> str:
     """Times in words for a model whose processor writes none (Qwen2.5-VL, whose positions say nothing absolute)."""
     if hasattr(processor, "_calculate_timestamps"):  # Qwen3-VL: one per group of frames
@@ -158,7 +166,7 @@ class Promise:
                 found = future.result()
                 piece = windows.piece(self.of.sample.id, media, key, found)
             except ValueError as error:
-                if reason_of(error) == EMPTY:
+                if reason_of(error) == EMPTY or _no_frames(error):
                     return "empty", None
                 windows.problems.setdefault(media.name or self.of.sample.id, str(error))
                 return "decode_error", None
