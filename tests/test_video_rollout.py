@@ -231,6 +231,8 @@ def test_what_it_cannot_serve_is_said_when_the_config_is_read() -> None:
         run_config(sampling={"min_new_tokens": 3})
     with pytest.raises(ValueError, match="'spo_chain' samples on from ids alone"):
         run_config(strategies=["spo_chain", "retrieval"])
+    with pytest.raises(ValueError, match="'replay' brings back stored responses"):
+        run_config(strategies=["replay", "retrieval"])
     with pytest.raises(ValueError, match="must stand last"):
         run_config(strategies=["retrieval", "dynamic_sampling"])
     with pytest.raises(ValueError, match="min_frames 9 is above max_frames 4"):

@@ -34,8 +34,14 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 NOTE = "retrieval_call/"  # + number of the call: place of its status in STATUSES
-# Strategies that sample on from ids alone, in which placeholders would have no frames behind them.
-CONTINUING = ("spo_chain", "spo_tree", "spae_probes")
+# Strategies that cannot stand around this one, and why.
+_IDS = "samples on from ids alone, without the frames that were inserted"
+REFUSED = {
+    "spo_chain": _IDS,
+    "spo_tree": _IDS,
+    "spae_probes": _IDS,
+    "replay": "brings back stored responses, whose segments and calls it does not know",
+}
 _WHICH = ("fps", "nframes", "min_frames", "max_frames", "video_start", "video_end")
 
 
@@ -205,8 +211,8 @@ class FrameRetrieval(Strategy):
     inserts nothing, and counts under its status. Gives `segments`, and the signals `retrieval_call` (tokens of a call,
     with its status) and `thought`, as `retrieval_segments` does. Held-out answers are sampled in the same way.
 
-    Does the sampling itself: it stands last. The engine must serve insertions (hf). Not with strategies that go on from
-    ids alone (spo_chain, spo_tree, spae_probes); `replay` does not store responses with frames, and counts them.
+    Does the sampling itself: it stands last. The engine must serve insertions (hf). Not with strategies that sample on
+    from ids alone (spo_chain, spo_tree, spae_probes), nor with `replay`, which does not know calls of stored responses.
     Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are the times of
     the frames themselves, and inserted tokens are never trained on.
     Cost: the window's tokens are read once per response that asks for it; a window that several ask for is decoded and
@@ -237,11 +243,8 @@ class FrameRetrieval(Strategy):
             )
         for entry in run.rollout.strategies:
             other = entry if isinstance(entry, str) else next(iter(entry))
-            if other in CONTINUING:
-                raise ValueError(
-                    f"rollout.strategies: {other!r} samples on from ids alone, without the frames that {self.name!r} "
-                    "inserts; leave one of them out"
-                )
+            if other in REFUSED:
+                raise ValueError(f"rollout.strategies: {other!r} {REFUSED[other]}; leave it or {self.name!r} out")
         if self.min_frames > self.max_frames:
             raise ValueError(
                 f"strategy {self.name!r}: min_frames {self.min_frames} is above max_frames {self.max_frames}"
