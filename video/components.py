@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from video.reader import SampledVideo
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
 from video.sd_grpo import SDGRPO
 from video.segments import RetrievalSegments
@@ -14,5 +15,6 @@ __all__ = [
     "Retrieval",
     "RetrievalFormat",
     "RetrievalSegments",
+    "SampledVideo",
     "WindowIoU",
 ]
