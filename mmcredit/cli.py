@@ -67,6 +67,16 @@ def parser(more: bool = True) -> ArgumentParser:
     _fit(sft)
     sft.set_defaults(run=commands.sft)
 
+    dpo = actions.add_parser(
+        "dpo",
+        help="preference optimisation on pairs of answers",
+        description="Train on pairs, chosen against rejected, from a data set in TRL's preference columns or from the "
+        "frozen rollouts of a run: DPO, and losses that weigh tokens.",
+    )
+    _fit(dpo)
+    dpo.add_argument("--from-run", metavar="RUN", help="pairs of this run's frozen rollouts (data.from_run)")
+    dpo.set_defaults(run=commands.dpo)
+
     _serve_rollouts(actions)
     _evaluate(actions)
 
