@@ -122,6 +122,14 @@ def launch(options: Namespace) -> int:
     return start(run, options)
 
 
+def serve_rollouts(options: Namespace) -> int:
+    """Serve rollouts over HTTP."""
+    load_now()
+    from mmcredit.rollout.serving.command import serve
+
+    return serve(options, yaml_values.plain(yaml_values.read(options.engine)))
+
+
 def evaluate(options: Namespace) -> int:
     """Held-out accuracy of one model; benchmarks and corrupted images."""
     from mmcredit.evaluate import options as chosen

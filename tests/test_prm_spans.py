@@ -176,6 +176,22 @@ def test_dog_of_four_byte_tokens():
     assert d - c == 1
 
 
+@pytest.mark.parametrize(
+    ("spans", "place", "release"),
+    [
+        ([(0, 0), (0, 2)], (0, 1), (1, 2)),  # an empty token before the one that holds the character
+        ([(1, 1), (1, 3)], (1, 3), (1, 2)),
+        ([(0, 2), (3, 5)], (2, 4), (1, 2)),  # the first character belongs to no token
+        ([(0, 2), (3, 5)], (0, 3), (0, 1)),
+        ([(0, 2)], (2, 3), (1, 1)),  # behind all tokens: empty
+        ([(0, 2), (0, 2), (2, 4)], (0, 2), (0, 1)),  # one character over two tokens
+        ([(2, 4), (0, 2)], (0, 2), (0, 0)),  # start behind the end: the release's "error"
+    ],
+)
+def test_the_releases_places_in_odd_offsets(spans, place, release):
+    assert reference_token_spans([place], Offsets("abcde", tuple(spans))) == [release]
+
+
 # -- offsets ------------------------------------------------------------------------------------------------------
 
 
