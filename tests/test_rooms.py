@@ -55,6 +55,8 @@ ROOMS: dict[str, str] = {
     # beside RL: targets that are given, on the same policy, engines and checkpoints
     "supervised": f"{BELOW_TRAIN} train",
     "preference": f"{BELOW_TRAIN} train supervised",
+    # test time alone: beside the rollout engines, on the policy
+    "decoding": f"{VALUES} policy rollout views",
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
