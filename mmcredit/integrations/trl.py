@@ -89,8 +89,8 @@ class CreditGRPOTrainer(GRPOTrainer):
             raise ValueError("loss_type='vespo' reads one advantage per response; credit is per token: take another")
         if self.importance_sampling_level != "token":
             raise ValueError(
-                f"importance_sampling_level={self.importance_sampling_level!r} has one ratio per response: its gradient "
-                "gives every token the mean of the response's credit; take 'token'"
+                f"importance_sampling_level={self.importance_sampling_level!r} has one ratio per response: its "
+                "gradient gives every token the mean of the response's credit; take 'token'"
             )
         if self.off_policy_mask_threshold is not None:
             raise ValueError("off_policy_mask_threshold reads one advantage per response; credit is per token")
