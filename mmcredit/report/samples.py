@@ -73,6 +73,7 @@ class SampleRow:
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)  # signal -> value at each token
     truncated: bool = False
     verdicts: Sequence[VerdictRow] = ()  # one per verifier of the run
+    prompt: str = ""  # as the model read it: template, system turn, places of the media
 
     def __post_init__(self) -> None:
         count = len(self.token_ids)
@@ -121,6 +122,7 @@ def _schema() -> pyarrow.Schema:
             ("reward", pa.float32()),
             ("parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float32())]))),
             ("truncated", pa.bool_()),
+            ("prompt", pa.string()),
             ("verdicts", pa.list_(pa.struct([*words, ("spans", spans)]))),
         ]
     )

@@ -10,6 +10,7 @@ import torch
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import last_text
+from mmcredit.policy.wording import as_read
 from mmcredit.report.pieces import token_pieces
 from mmcredit.report.samples import MediaStore, SampleRow, VerdictRow
 from mmcredit.rollouts import Credit, Rollouts
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.data.sample import Sample
+    from mmcredit.policy.prompt import Prompt
     from mmcredit.verifiers.base import Verdict
 
 
@@ -32,10 +34,11 @@ def sample_rows(
     limits: MediaLimits,
     num_groups: int,
     verdicts: Mapping[str, Sequence[Verdict]] = MappingProxyType({}),
+    prompts: Sequence[Prompt] | None = None,
 ) -> list[SampleRow]:
     """All responses of the first `num_groups` groups that have credit, filled up with others.
 
-    `verdicts`: by verifier, one for each of the B responses.
+    `verdicts`: by verifier, one for each of the B responses. `prompts`: as the model read them, one per sample.
     """
     has_credit = (credit.advantages != 0).any(1)
     groups = list(dict.fromkeys(rollouts.group.tolist()))
@@ -45,6 +48,7 @@ def sample_rows(
     rows = []
     for group in chosen:
         sample = samples[group]
+        read = "" if prompts is None else as_read(prompts[group], tokenizer)
         names = [media.put(content_key(m), load_image(m, limits)) for m in sample.media if m.kind == "image"]
         for member, row in enumerate((rollouts.group == group).nonzero().squeeze(1).tolist()):
             keep = rollouts.valid[row]
@@ -72,6 +76,7 @@ def sample_rows(
                     reward=float(rollouts.rewards[row]),
                     parts={name: float(value[row]) for name, value in rollouts.reward_parts.items()},
                     truncated=bool(rollouts.truncated[row]),
+                    prompt=read,
                     verdicts=[VerdictRow.of(name, given[row]) for name, given in verdicts.items()],
                 )
             )
