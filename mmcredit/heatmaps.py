@@ -40,8 +40,9 @@ def write_heatmaps(run_dir: Path, count: int, advance: Callable[[int], None] = l
     run = load_run(run_dir)
     chosen = _chosen(run, count)
     setting = configs.parse(run.config)
-    weights = str(run.path / "model") if (run.path / "model").is_dir() else setting.model.path
-    policy = Policy.load(setting.model.at(weights, lora=None), media_limits=setting.data.media)
+    own = run.path / "model"
+    path, weights = (str(own), "its own model/") if own.is_dir() else (setting.model.path, setting.model.path)
+    policy = Policy.load(setting.model.at(path, lora=None), media_limits=setting.data.media)
     samples = _samples(setting, {row["sample_id"] for row in chosen})
     pixels = Pixels(policy.processor)
     maps = []

@@ -13,6 +13,7 @@ import torch
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import Sample
+from mmcredit.data.videos.base import video_loader
 from mmcredit.policy import agreement, batching
 from mmcredit.policy.adapters import record_base
 from mmcredit.policy.batching import MicroBatch, check_rollouts
@@ -77,6 +78,7 @@ class Policy:
             content_key,
             self.config.path,
         )
+        self.encoder.find_video = lambda: video_loader(self.media_limits)
         self.eos_token_ids: tuple[int, ...] = self._eos()
         self.stop_strings: tuple[str, ...] = stop_strings(self._inner())  # end a response too
         self.world: World = ALONE

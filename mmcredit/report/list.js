@@ -93,7 +93,7 @@ class GroupList {
 
   entry(i) {
     const group = this.groups[i];
-    const dots = make("span", { class: "dots", "aria-hidden": "true" }, ...group.members.slice(0, 16).map((m) => make("i", { class: isRight(m) ? "yes" : "no" })));
+    const dots = make("span", { class: "dots", "aria-hidden": "true" }, ...group.members.slice(0, 8).map((m) => make("i", { class: isRight(m) ? "yes" : "no" })));
     const node = make(
       "div",
       {
@@ -101,7 +101,7 @@ class GroupList {
         "aria-setsize": this.groups.length, "aria-posinset": i + 1, onclick: () => this.choose(i),
       },
       make("span", { class: "q", text: group.question || group.id }),
-      make("span", { class: "row" }, dots, make("span", { text: `${group.right}/${group.members.length} right · step ${group.step}` })),
+      make("span", { class: "row" }, dots, make("span", { text: `${group.right}/${group.members.length} right, step ${group.step}` })),
     );
     node.style.top = `${i * ROW}px`;
     return node;

@@ -67,7 +67,14 @@ function responseCard(group, member, range) {
   const body = tokenRow(member, range, `response ${member.member}, ${right ? "right" : "wrong"}`, (i) => { clearHeat(); showHeat(map, i); });
   const text = member.text === undefined ? null : make("details", {}, make("summary", { text: "decoded text" }), make("pre", { text: member.text }));
   const verdicts = (member.verdicts || []).map(verdictNode);
-  return make("article", { class: right ? "response yes" : "response no" }, head, body, ...verdicts, text);
+  const inserted = (member.inserted || []).map(insertedNode);
+  return make("article", { class: right ? "response yes" : "response no" }, head, body, ...inserted, ...verdicts, text);
+}
+
+// Media in the middle of a response: where they stand, and some of their frames.
+function insertedNode(one) {
+  const pictures = one.media.filter((place) => report.media[place] !== null).map((place) => make("img", { src: report.media[place], alt: "inserted frame", loading: "lazy" }));
+  return make("div", { class: "inserted" }, make("span", { class: "part", text: `inserted: tokens ${one.at}–${one.at + one.count - 1}` }), ...pictures);
 }
 
 // Open where there is most to see: the newest step with credit, there the mixed group with the largest credit.

@@ -50,6 +50,15 @@ class VerdictRow:
 
 
 @dataclass(frozen=True)
+class InsertedRow:
+    """What was put into a response: `count` tokens from `at` on, and what they show."""
+
+    at: int
+    count: int
+    media: Sequence[str]  # file names that `MediaStore.put` returned
+
+
+@dataclass(frozen=True)
 class SampleRow:
     """One response of a sample table. T tokens; every per-token list has that length.
 
@@ -74,6 +83,7 @@ class SampleRow:
     truncated: bool = False
     verdicts: Sequence[VerdictRow] = ()  # one per verifier of the run
     prompt: str = ""  # as the model read it: template, system turn, places of the media
+    inserted: Sequence[InsertedRow] = ()
 
     def __post_init__(self) -> None:
         count = len(self.token_ids)
@@ -102,6 +112,7 @@ def _schema() -> pyarrow.Schema:
             ]
         )
     )
+    inserted = pa.list_(pa.struct([("at", pa.int32()), ("count", pa.int32()), ("media", pa.list_(pa.string()))]))
     words = [(name, pa.string()) for name in ("verifier", "status", "reason", "detail")]
     return pa.schema(
         [
@@ -124,6 +135,7 @@ def _schema() -> pyarrow.Schema:
             ("truncated", pa.bool_()),
             ("prompt", pa.string()),
             ("verdicts", pa.list_(pa.struct([*words, ("spans", spans)]))),
+            ("inserted", inserted),
         ]
     )
 
@@ -184,7 +196,9 @@ def _record(step: int, row: SampleRow) -> dict[str, Any]:
         "reward": float(row.reward),
         "parts": [{"name": k, "value": float(v)} for k, v in row.parts.items()],
         "truncated": bool(row.truncated),
+        "prompt": row.prompt,
         "verdicts": [_verdict(verdict) for verdict in row.verdicts],
+        "inserted": [{"at": one.at, "count": one.count, "media": list(one.media)} for one in row.inserted],
     }
 
 

@@ -87,7 +87,7 @@ function drawLegend(range) {
   const words = {
     advantage: "orange: pushed down · no colour: 0 · blue: pushed up",
     logprob: "strong: the policy found the token unlikely",
-  }[colouring.key] || (colouring.centre === 1 ? "green: credit enlarged · no colour: factor 1 · pink: credit reduced" : range.signed ? "orange: below 0 · blue: above 0" : "strong: large");
+  }[colouring.key] || (colouring.centre === 1 ? "amber: credit enlarged · no colour: factor 1 · purple: credit reduced" : range.signed ? "orange: below 0 · blue: above 0" : "strong: large");
   const middle = range.signed ? [make("span", { class: "mid", text: formatNumber(range.centre) })] : [];
   root.replaceChildren(
     make("span", { class: "name", text: colouring.label }),
