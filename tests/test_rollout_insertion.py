@@ -324,3 +324,29 @@ def test_half_precision_and_prefixes() -> None:
     assert any(rollouts.inserted)
     scored = policy.score(prompts[:1], rollouts, CLEAN_ONLY, temperature=1.0)[CLEAN]["logprobs"]
     assert float((scored - rollouts.sampler_logprobs)[rollouts.mask].abs().max()) < 0.1
+
+
+def test_a_long_response_does_not_hold_up_the_others() -> None:
+    policy, prompts, _ = case("qwen3_vl")
+    piece = window(policy, 1)
+    told: dict[int, int] = {}
+
+    def force(step, logits, rows):
+        """Response 0 never says a token of `STOPS`, the others say one as their third."""
+        forced = torch.full_like(logits, -torch.inf)
+        for row, response in enumerate(rows.responses.tolist()):
+            told[response] = told.get(response, 0) + 1
+            forced[row, 70 if response and told[response] == 3 else 200] = 0
+        return forced
+
+    opened = engine(policy)
+    opened.hook = force
+    steps: list[int] = []
+    policy.body.head.register_forward_pre_hook(lambda module, args: steps.append(len(args[0])))
+    reaction = Scripted(lambda said: Reply(piece))
+    responses = opened.generate([Request(prompts[0], range(8), reaction=reaction)], Sampling(max_new_tokens=40))
+    assert [len(r.inserted) for r in responses] == [0, *[1] * 7]
+    assert all(r.sampled == 40 for r in responses)
+    assert len(steps) == 40, "all go on side by side behind the third token"
+    for response in responses[1:]:
+        assert response.inserted[0].at == 3

@@ -50,7 +50,8 @@ def write(folder: Path, **changes: Any) -> Path:
             "strategies": [{"any_token": {"max_retrievals": 2, "max_frames": 8, "max_inserted_tokens": 120}}],
         },
         "rewards": [{"function": {"path": f"{folder / 'vowels.py'}:vowels"}}],
-        "credit": ["grpo", "pgpo"],
+        "credit": ["grpo", "pgpo"],  # blind views, and corrupted ones with a gradient
+        "objective": {"regularizers": [{"roma": {"kl": 0.01, "aux": 0.1, "views": 1}}]},
         "train": {"learning_rate": 1e-3},
         "log": {"tensorboard": False, "samples_every": 1, "rollouts_every": 3},
         "checkpoint": {"every": 1},
