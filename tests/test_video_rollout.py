@@ -27,7 +27,8 @@ from mmcredit.policy.policy import Policy
 from mmcredit.policy.vision import items
 from mmcredit.rewards.pool import RewardResult
 from mmcredit.rollout.batch import Ask
-from mmcredit.rollout.engine import Sampling
+from mmcredit.rollout.engine import Request, Sampling
+from mmcredit.rollout.strategies.base import reacting
 from mmcredit.rollout.volume import sampled as sampled_volume
 from mmcredit.seeds import derive
 from mmcredit.train.ahead import Ahead
@@ -211,6 +212,18 @@ def test_prompts_without_a_video_are_sampled_as_ever(tmp_path: Path) -> None:
     batch, _, counts = sampled(policy, [plain, asked(tmp_path, "v")], [[OK], [OK]])
     assert [len(own) for own in batch.rollouts.inserted] == [0, 1]
     assert counts["ok"] == 2, "the text of a call is one, whether or not there is something to look at"
+
+
+def test_answers_outside_of_training_get_frames(tmp_path: Path) -> None:
+    policy = tagged()
+    prompt = policy.encode(asked(tmp_path, "v"))
+    stage = Stage(policy, [[OK, "none"]])
+    strategy = build("strategy", {"retrieval": {"max_inserted_tokens": 500}})
+    with reacting(stage.engine, [strategy], policy) as engine:  # type: ignore[list-item]
+        responses = engine.generate([Request(prompt, (1, 2))], stage.sampling)
+    assert [len(r.inserted) for r in responses] == [1, 0]
+    with reacting(stage.engine, [], policy) as engine:
+        assert engine is stage.engine
 
 
 def run_config(**changes):
