@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from transformers.cache_utils import Cache
 
+from mmcredit.policy.seeing import additive, allowed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,6 +40,9 @@ class SharedPromptCache(Cache):
         self.prompt_bias: Tensor | None = None  # [P*K,1,L] f32, -inf at padding; None if all prompts are equally long
         self.own_bias: Tensor | None = None  # [N,1,1,capacity] f32, -inf at prefix padding; None if there is none
         self.query_bias: Tensor | None = None  # [N,1,1,Q,T] f32, the mask of a forward over several own tokens
+        self.images: Tensor | None = None  # [p,L] int64 of the prompts being read: image of a token, -1 for text
+        self.starts: Tensor | None = None  # [N] int64: place of each row's first own column in its whole sequence
+        self._far: tuple[tuple[int, int, int | None], Tensor | None] | None = None  # of the present forward
         self.row_prompt = torch.zeros(0, dtype=torch.int64)  # [N] on the CPU, ascending
         self.prompts = 0
         self.slots = 0
@@ -79,6 +84,37 @@ class SharedPromptCache(Cache):
             raise AssertionError("own tokens were counted before a layer stored them")
         return grown
 
+    def reading_mask(
+        self, length: int, window: int | None, dtype: torch.dtype, device: torch.device
+    ) -> Tensor | None:
+        """[1 or p,1,L,L] additive mask of the prompts being read; None where plain causality is right."""
+        window = None if window is None or length <= window else window
+        if window is None and self.images is None:
+            return None
+        place = torch.arange(length, device=device)
+        return additive(allowed(place, place, window, self.images, self.images), dtype).view(-1, 1, length, length)
+
+    def far_bias(self, queries: int, own: int, window: int | None) -> Tensor | None:
+        """[N,1,1,Q,L+own] f32, -inf at keys that a window hides from the last Q own tokens; None if it hides none."""
+        if window is None or self.starts is None:
+            return None
+        name = (queries, own, window)
+        if self._far is None or self._far[0] != name:
+            self._far = (name, self._far_bias(queries, own, window))
+        return self._far[1]
+
+    def _far_bias(self, queries: int, own: int, window: int) -> Tensor | None:
+        assert self.starts is not None
+        if int(self.starts.max()) + own <= window:
+            return None
+        column = torch.arange(own, device=self.starts.device)
+        at = self.starts[:, None] + column
+        prompt = torch.arange(self.prompt_keys[0].shape[1], device=at.device).expand(len(at), -1)
+        see = allowed(at[:, own - queries :], torch.cat([prompt, at], 1), window)
+        # Causality among own tokens, and what is padding, other masks say.
+        see[..., prompt.shape[1] :] |= column > column[own - queries :, None]
+        return additive(see, torch.float32)[:, None, None]
+
     def finish_prompts(self, lengths: list[int]) -> None:
         """Join the prompt batches into one padded block per layer. `lengths`: of all prompts, in the order read."""
         longest = max(lengths)
@@ -88,6 +124,7 @@ class SharedPromptCache(Cache):
                 block = padded[0] if len(padded) == 1 else torch.cat(padded)
                 store[layer] = block.reshape(-1, longest, block.shape[-1])
         self.prompts = len(lengths)
+        self.images = None
         if min(lengths) < longest:
             keys = self.prompt_keys[0]
             heads = keys.shape[0] // self.prompts
@@ -123,6 +160,9 @@ class SharedPromptCache(Cache):
             for layer, block in enumerate(store):
                 if block is not None:
                     store[layer] = block.index_select(0, index)
+        self._far = None
+        if self.starts is not None:
+            self.starts = self.starts.index_select(0, index)
         if self.own_bias is not None:
             self.own_bias = self.own_bias.index_select(0, index)
         row_prompt = self.row_prompt[keep]

@@ -135,9 +135,3 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
                 f"max_new_tokens {new_tokens} = {last} exceed the model's {decoder.max_positions} "
                 "positions; lower max_new_tokens or the prompt limit"
             )
-        total = len(prompt) + prefix + new_tokens
-        if decoder.window is not None and total > decoder.window:
-            raise ValueError(
-                f"sample {prompt.sample_id}: {total} tokens exceed the model's attention window of {decoder.window}, "
-                "which engine 'hf' does not support; lower max_new_tokens or the prompt limit"
-            )
