@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcredit import commands, usage, warned
+from mmcredit import commands, look, usage, warned
 from mmcredit.deferred import defer, load_now
 from mmcredit.version import __version__
 
@@ -57,6 +57,15 @@ def parser(more: bool = True) -> ArgumentParser:
     launch.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
     launch.add_argument("--no-report", action="store_true", help="do not write report.html at the end")
     launch.set_defaults(run=commands.launch)
+
+    sft = actions.add_parser(
+        "sft",
+        help="supervised fine-tuning, text and images",
+        description="Teach a model what to write: examples as CONFIG says, prompt tokens masked, held-out loss before "
+        "and after.",
+    )
+    _fit(sft)
+    sft.set_defaults(run=commands.sft)
 
     _evaluate(actions)
 
@@ -112,15 +121,7 @@ def parser(more: bool = True) -> ArgumentParser:
     merge.add_argument("--trust-remote-code", dest="trust", action="store_true", help="run code of the base's folder")
     merge.set_defaults(run=commands.merge)
 
-    report = actions.add_parser(
-        "report",
-        help="write a run's report.html",
-        description="Write RUN/report.html, one page that works offline: curves, held-out accuracy, samples with the "
-        "credit of each token, cost, config. A run that is still going on can be looked at, too.",
-    )
-    report.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
-    report.set_defaults(run=commands.report)
-
+    look.add(actions, _config, _plugins)
     _diagnose(actions)
 
     replay = actions.add_parser(
@@ -271,6 +272,15 @@ def _config(action: ArgumentParser, optional: bool = False) -> None:
     _plugins(action)
 
 
+def _fit(action: ArgumentParser) -> None:
+    """What supervised runs take."""
+    action.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one in configs/")
+    action.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    action.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
+    action.add_argument("--dry-run", action="store_true", help="check the config and print it resolved")
+    _plugins(action)
+
+
 def _plugins(action: ArgumentParser) -> None:
     action.add_argument(
         "--plugin",
@@ -287,8 +297,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = parser(more=False)
     top = own if words and words[0] in _names_of(own) else parser()
-    options, rest = top.parse_known_args(arguments)
-    # argparse gives up on `key=value` words that come after an option; they are overrides all the same.
+    # argparse gives up on words without a dash that come after an option (`key=value`, and all that stands after `--`).
+    cut = words.index("--") if "--" in words else len(words)
+    options, rest = top.parse_known_args(words[:cut])
+    after = words[cut + 1 :]
+    if after and hasattr(options, "arguments"):
+        options.arguments = [*options.arguments, *after]
+    else:
+        rest = [*rest, *after]
     if rest and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in rest):
         options.overrides = [*options.overrides, *rest]
     elif rest:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mmcredit import components, config, config_files
+from mmcredit import components, config, config_files, yaml_values
 from mmcredit.deferred import load_now
 
 if TYPE_CHECKING:
@@ -70,6 +70,28 @@ def train(options: Namespace) -> int:
         console.print(f"report: {render(outcome.run_dir)}", highlight=False, soft_wrap=True)
     trainer.world.leave()
     return 0
+
+
+def sft(options: Namespace) -> int:
+    """Supervised fine-tuning."""
+    load_now()
+    from mmcredit.supervised.config import SFTConfig, load
+
+    for path in options.plugin:
+        components.load_plugin(path)
+    run = load(SFTConfig, options.config, options.overrides)
+    if options.dry_run:
+        _print_config(run)
+        return 0
+    _quiet_libraries()
+    from mmcredit.supervised.command import run as fit
+
+    return fit(run, options, console)
+
+
+def _print_config(run: Any) -> None:
+    text = yaml_values.dump(run.model_dump(mode="json"))
+    console.print(text, highlight=False, markup=False, end="", soft_wrap=True)
 
 
 def launch(options: Namespace) -> int:
@@ -226,14 +248,6 @@ def merge(options: Namespace) -> int:
         )
     size = size_mb(options.output)
     console.print(f"{options.output}: {size:,.1f} MiB, {str(dtype).removeprefix('torch.')}", highlight=False)
-    return 0
-
-
-def report(options: Namespace) -> int:
-    """Write the report page of a run."""
-    from mmcredit.report import render
-
-    console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
     return 0
 
 

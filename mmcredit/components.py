@@ -37,12 +37,14 @@ HOMES: dict[str, str] = {
     "signal": "mmcredit.signals",
     "reward": "mmcredit.rewards",
     "source": "mmcredit.data.sources",
+    "video": "mmcredit.data.videos",
     "engine": "mmcredit.rollout.engines",
     "strategy": "mmcredit.rollout.strategies",
     "corruption": "mmcredit.corruptions.operators",
     "benchmark": "mmcredit.evaluate.benchmarks.sets",
     "train_engine": "mmcredit.train.engines",
     "verifier": "mmcredit.verifiers",
+    "selection": "mmcredit.supervised.selections",
 }
 
 

@@ -78,14 +78,12 @@ class ObjectiveBlock(Block):
     mismatch: dict[str, Any] | None = Field(None, description="correction for rollout and training engines that differ")
 
 
-class TrainBlock(Block):
-    """The update."""
+class OptimizerBlock(Block):
+    """How weights are changed: the training engine, its optimizer and its schedule."""
 
     engine: Annotated[Entry, Kind("train_engine")] = Field(
         "local", description="training engine: local, or deepspeed for several processes"
     )
-    mini_batches: int = Field(1, ge=1, description="optimizer steps per epoch over a rollout batch")
-    epochs: int = Field(1, ge=1, description="times a rollout batch is gone through")
     token_budget: int = Field(16384, ge=1, description="tokens of one micro-batch, visual ones included")
     learning_rate: float = Field(1e-6, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -95,6 +93,13 @@ class TrainBlock(Block):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     min_learning_rate: float = Field(0.0, ge=0, description="where the schedule ends")
     max_skipped_updates: int = Field(5, ge=1, description="non-finite gradients in a row before the run stops")
+
+
+class TrainBlock(OptimizerBlock):
+    """The update."""
+
+    mini_batches: int = Field(1, ge=1, description="optimizer steps per epoch over a rollout batch")
+    epochs: int = Field(1, ge=1, description="times a rollout batch is gone through")
 
 
 class CheckBlock(Block):

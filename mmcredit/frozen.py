@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from mmcredit.data.media import MediaLimits, read_bytes
 from mmcredit.data.sample import Media, Sample
+from mmcredit.policy.piece_state import pack_pieces, unpack_pieces
 from mmcredit.rollouts import Rollouts
 from mmcredit.state_tree import load_tree, save_tree
 
@@ -70,10 +71,12 @@ def freeze(
         left_out: Counter[str] = Counter()
         limits = MediaLimits(**config["data"]["media"])
         samples = [_pack(sample, aside / _MEDIA, limits, left_out) for sample in rollouts.samples]
-        tensors = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts) if f.name != "samples"}
+        apart = ("samples", "inserted")
+        tensors = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts) if f.name not in apart}
         tree = {
             "rollouts": tensors,
             "samples": samples,
+            "inserted": pack_pieces(rollouts.inserted),
             "total_steps": total_steps,
             "config": dict(config),
             "tokenizer": vocabulary_digest(tokenizer),
@@ -117,7 +120,7 @@ def thaw(path: str | Path) -> Frozen:
     try:
         tree = load_tree(path / _BATCH)
         samples = tuple(_unpack(item, path / _MEDIA) for item in tree["samples"])
-        rollouts = Rollouts(**tree["rollouts"], samples=samples)
+        rollouts = Rollouts(**tree["rollouts"], samples=samples, inserted=unpack_pieces(tree.get("inserted")))
         return Frozen(
             path,
             int(manifest["step"]),
@@ -177,21 +180,34 @@ def _damaged(path: Path, why: str) -> str:
 
 
 def _pack(sample: Sample, folder: Path, limits: MediaLimits, left_out: Counter[str]) -> dict[str, Any]:
-    media = []
-    for item in sample.media:
-        data = read_bytes(item, limits)
-        key = hashlib.sha256(data).hexdigest()
-        if not (folder / key).is_file():
-            _write(folder / key, data)
-        media.append({"kind": item.kind, "name": item.name, "key": key})
+    media = [_pack_media(item, folder, limits) for item in sample.media]
     meta = {name: value for name, value in sample.meta.items() if _storable(value)}
     left_out.update(str(name) for name in sample.meta if name not in meta)
     messages = [dict(message) for message in sample.messages]
     return {"id": sample.id, "messages": messages, "answer": sample.answer, "meta": meta, "media": media}
 
 
+def _pack_media(item: Media, folder: Path, limits: MediaLimits) -> dict[str, Any]:
+    packed: dict[str, Any] = {"kind": item.kind, "name": item.name}
+    if item.options:
+        packed["options"] = dict(item.options)
+    if item.frames:
+        return packed | {"frames": [_pack_media(frame, folder, limits) for frame in item.frames]}
+    data = read_bytes(item, limits)
+    key = hashlib.sha256(data).hexdigest()
+    if not (folder / key).is_file():
+        _write(folder / key, data)
+    return packed | {"key": key}
+
+
+def _unpack_media(item: Mapping[str, Any], folder: Path) -> Media:
+    frames = tuple(_unpack_media(frame, folder) for frame in item.get("frames", ()))
+    data = None if frames else (folder / item["key"]).read_bytes()
+    return Media(item["kind"], data=data, name=item["name"], frames=frames, options=item.get("options", {}))
+
+
 def _unpack(item: Mapping[str, Any], folder: Path) -> Sample:
-    media = tuple(Media(m["kind"], data=(folder / m["key"]).read_bytes(), name=m["name"]) for m in item["media"])
+    media = tuple(_unpack_media(m, folder) for m in item["media"])
     return Sample(item["id"], tuple(item["messages"]), media, item["answer"], item["meta"])
 
 

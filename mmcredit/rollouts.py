@@ -39,6 +39,23 @@ def _check(name: str, value: Any, shape: tuple[int, ...], kind: str, device: tor
 
 
 @dataclass(frozen=True)
+class Inserted:
+    """Tokens in a response that the policy did not sample, with the media behind them.
+
+    `piece` is encoded as a prompt is (`mmcredit.policy.prompt.Prompt`), its positions counted from 0: they begin where
+    the response stands. Responses that were given the same thing share one piece, so that its media are there once.
+    """
+
+    at: int  # column of the first token
+    piece: Any  # n tokens, their positions [n] or [3,n], visual [n], media and media_keys; the last one is text
+
+    @property
+    def end(self) -> int:
+        """Column behind the last token."""
+        return self.at + len(self.piece.tokens)
+
+
+@dataclass(frozen=True)
 class Rollouts:
     """One batch of sampled responses, and all that is known about them.
 
@@ -57,6 +74,7 @@ class Rollouts:
     segments: Tensor | None = None  # [B,T] int64, role of a token (0 none, 1 retrieval, 2 reasoning/answer)
     signals: Mapping[str, Tensor] = field(default_factory=dict)  # what methods asked for, by name
     samples: tuple[Any, ...] | None = None  # P samples; media are stored once per prompt
+    inserted: tuple[tuple[Inserted, ...], ...] | None = None  # per response, in order: valid True, mask False there
 
     def __post_init__(self) -> None:
         if not isinstance(self.tokens, torch.Tensor) or self.tokens.ndim != 2:
@@ -95,6 +113,35 @@ class Rollouts:
                     f"group must index samples: got numbers {int(self.group.min())}..{int(self.group.max())} "
                     f"for {len(self.samples)} samples"
                 )
+
+        if self.inserted is not None:
+            object.__setattr__(self, "inserted", tuple(tuple(own) for own in self.inserted))
+            self._check_inserted()
+
+    def _check_inserted(self) -> None:
+        """Pieces stand one behind the other in valid, not sampled places, and are the tokens there."""
+        assert self.inserted is not None
+        if len(self.inserted) != len(self):
+            raise ValueError(f"inserted must have {len(self)} entries, one per response, got {len(self.inserted)}")
+        if not any(self.inserted):
+            return
+        tokens, valid, mask = self.tokens.cpu(), self.valid.cpu(), self.mask.cpu()
+        for row, own in enumerate(self.inserted):
+            end = 0
+            for one in own:
+                place, where = slice(one.at, one.end), f"response {row}: what is inserted at {one.at}..{one.end - 1}"
+                if one.at < end or one.end > tokens.shape[1] or one.end == one.at:
+                    raise ValueError(
+                        f"{where} must be a token or more, behind column {end - 1} and inside the "
+                        f"{tokens.shape[1]} columns"
+                    )
+                if not torch.equal(tokens[row, place], one.piece.tokens):
+                    raise ValueError(f"{where} differs from the tokens there")
+                if not bool(valid[row, place].all()) or bool(mask[row, place].any()):
+                    raise ValueError(f"{where} must be valid and not in mask: the policy did not sample it")
+                if bool(one.piece.visual[-1]):
+                    raise ValueError(f"{where} ends in a visual token; nothing would predict what follows it")
+                end = one.end
 
     def _check_signal(self, name: str, value: Tensor, b: int) -> None:
         # Signals differ in shape ([B,T], [B,T,d], [B,S], [K,B,T]); the response axis is what all of them share.
@@ -141,14 +188,14 @@ class Rollouts:
     def select(self, rows: Tensor | Sequence[int]) -> Rollouts:
         """The responses `rows` (indices), in that order. `group` keeps its numbers, `samples` stays whole."""
         rows = torch.as_tensor(rows, dtype=torch.int64, device=self.tokens.device)
-        return self._map(lambda name, x: x.index_select(1 if name in SIGNALS_BY_VIEW else 0, rows))
+        inserted = None if self.inserted is None else tuple(self.inserted[row] for row in rows.tolist())
+        return self._map(lambda name, x: x.index_select(1 if name in SIGNALS_BY_VIEW else 0, rows), inserted=inserted)
 
     def to(self, device: torch.device | str) -> Rollouts:
         """All tensors on `device`."""
         return self._map(lambda name, x: x.to(device))
 
-    def _map(self, function: Any) -> Rollouts:
-        changes: dict[str, Any] = {}
+    def _map(self, function: Any, **changes: Any) -> Rollouts:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if isinstance(value, torch.Tensor):

@@ -46,11 +46,16 @@ class Breaker:
         self.opened = 0  # times
         self._until = 0.0
         self._trial = False
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
-    def allows(self) -> bool:
-        """Whether a request may go out now. The first one after the rest is a trial; others wait for its outcome."""
+    def allows(self, patience: float = 0.0) -> bool:
+        """Whether a request may go out now. The first one after the rest is a trial.
+
+        Others wait for its outcome, at most `patience` seconds: when the server is back, no query of the batch is lost.
+        """
         with self._lock:
+            if patience and self._trial:
+                self._lock.wait_for(lambda: not self._trial, patience)
             if self.failures < self.after:
                 return True
             if time.monotonic() < self._until or self._trial:
@@ -62,12 +67,14 @@ class Breaker:
         """A reply came: closed again."""
         with self._lock:
             self.failures, self._trial = 0, False
+            self._lock.notify_all()
 
     def failed(self) -> None:
         """No reply came."""
         with self._lock:
             self.failures += 1
             self._trial = False
+            self._lock.notify_all()
             if self.failures >= self.after:
                 self.opened += self.failures == self.after
                 self._until = time.monotonic() + self.rest
@@ -148,8 +155,13 @@ class EndpointVerifier:
         return failed(str(error), {"calls": float(calls), "seconds": time.monotonic() - began})
 
     def _replica(self, wanted: int) -> int | None:
+        """The wanted replica, or the next that is well; where none is, what a trial under way comes to is awaited."""
         count = len(self.breakers)
-        return next((i % count for i in range(wanted, wanted + count) if self.breakers[i % count].allows()), None)
+        order = [i % count for i in range(wanted, wanted + count)]
+        well = next((i for i in order if self.breakers[i].allows()), None)
+        if well is None:
+            well = next((i for i in order if self.breakers[i].allows(patience=self.config.timeout)), None)
+        return well
 
     def _body(self, query: Query) -> dict[str, Any]:
         system, parts = parts_of(query, self.config.layout)

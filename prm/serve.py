@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -15,10 +15,11 @@ def command(options: Namespace) -> list[str]:
     """The words that start the server. Raises ValueError if it would be open to others without a key."""
     if options.host not in _LOOPBACK and not options.api_key_env:
         raise ValueError(f"--host {options.host} is no loopback address: name the server's key with --api-key-env")
-    program = shutil.which("vllm", path=f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}")
-    if program is None:
-        raise ValueError("prm-serve needs vLLM, and there is no program 'vllm': pip install 'mmcredit[vllm]'")
-    words = [program, "serve", options.model, "--host", options.host, "--port", str(options.port)]
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError("prm-serve needs vLLM, which this Python does not have: pip install 'mmcredit[vllm]'")
+    # The module, not the program `vllm`: that one fails beside CPU builds, whose distribution has another name.
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", options.model]
+    words += ["--host", options.host, "--port", str(options.port)]
     words += ["--served-model-name", options.name, "--max-model-len", str(options.max_model_len)]
     return [*words, *options.arguments]
 

@@ -79,7 +79,14 @@ def family_tokenizer(family: str) -> PreTrainedTokenizerFast:
         tags = ["<global-img>", *(f"<row_{r + 1}_col_{c + 1}>" for r in range(6) for c in range(6))]
         tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in tags], special_tokens=True)
         tokenizer.add_special_tokens(
-            {"additional_special_tokens": ["<|im_start|>", "<fake_token_around_image>", "<image>", "<end_of_utterance>"]}
+            {
+                "additional_special_tokens": [
+                    "<|im_start|>",
+                    "<fake_token_around_image>",
+                    "<image>",
+                    "<end_of_utterance>",
+                ]
+            }
         )
     tokenizer.chat_template = template(PLACEHOLDER.get(family, ""))
     return tokenizer

@@ -48,9 +48,7 @@ def own_logprobs(policy: Policy, prompt: Prompt, tokens: torch.Tensor) -> torch.
     text = policy.encoder.render(prompt.sample)
     images = [policy.encoder.load_image(m) for m in prompt.sample.media]
     options: dict[str, Any] = {"images": [images]} if images else {}
-    out = dict(
-        policy.processor(text=[text], return_tensors="pt", text_kwargs={"add_special_tokens": False}, **options)
-    )
+    out = dict(policy.processor(text=[text], return_tensors="pt", text_kwargs={"add_special_tokens": False}, **options))
     rest = tokens[None, :-1]
     out["input_ids"] = torch.cat([out["input_ids"], rest], 1)
     for name, value in (("attention_mask", 1), ("token_type_ids", 0)):

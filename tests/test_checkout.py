@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mmcredit", "prm")  # of the distribution
+PACKAGES = ("mmcredit", "prm", "video")  # of the distribution
 SOURCES = (*PACKAGES, "scripts", "tests")
 # What runs, tools and people leave behind. Each file breaks the command that reads it.
 BROKEN = "import os,sys\nfrom runs import nothing\nraise RuntimeError('a file of a run was imported')\n"

@@ -28,6 +28,7 @@ SHORTER = [
     (r"^mmcredit evaluate (?!.*--(corrupt|benchmark))", "--limit 8"),
     (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
     (r"^mmcredit check", "--samples 8"),
+    (r"^mmcredit sft", "train.steps=2 evaluate.limit=4"),
     (r"^mmcredit prm-train", "data.questions=8 data.test_questions=4 sft.epochs=1 sft.batch=8"),
     (r"^mmcredit (refine|prm-evaluate)", "--limit 4"),
     (r"^mmcredit diagnose (divergence|cross)", "--questions 4"),
@@ -36,6 +37,7 @@ SHORTER = [
 # Blocks with a comment `<!-- not run: reason -->`, and why nothing smaller can stand for them.
 NOT_RUN = {
     "README.md": 1,  # scripts/test.sh, which runs this test
+    "docs/integrations.md": 3,  # need TRL and verl; scripts/test_integrations.sh runs them
     "docs/models.md": 1,  # fetches a model
     "docs/rollout.md": 1,  # fetches vLLM
     "docs/several-processes.md": 1,  # needs DeepSpeed

@@ -12,6 +12,7 @@ import prm.commands
 import prm.components  # as the entry point does, where the install is older than it
 from mmcredit import components, config, config_files
 from mmcredit.cli import parser
+from mmcredit.supervised.config import SFTConfig
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
 TEXTS = {name: prose(ROOT / name) for name in PAGES}
@@ -31,13 +32,15 @@ LISTED = {
     "benchmark": "docs/evaluate.md",
     "verifier": "docs/verifiers.md",
     "train_engine": "docs/several-processes.md",
+    "selection": "docs/sft.md",
+    "video": "docs/data.md",
 }
 
 
 def shipped(kind):
     """Components of the packages themselves: other tests of this process register some of their own."""
     known = {name: components.lookup(kind, name).__module__ for name in components.names(kind)}
-    return {name for name, module in known.items() if module.split(".")[0] in ("mmcredit", "prm")}
+    return {name for name, module in known.items() if module.split(".")[0] in ("mmcredit", "prm", "video")}
 
 
 def code(text):
@@ -66,7 +69,8 @@ def test_settings_exist(name):
     for word in found:
         if word.endswith((".log", ".html", ".json", ".jsonl", ".parquet", ".py")):
             continue  # a file
-        assert field(config.RunConfig, word) is not None, f"{name}: {word} is no setting"
+        models = (config.RunConfig, SFTConfig)  # the configs of `train` and of `sft` share many blocks
+        assert any(field(model, word) is not None for model in models), f"{name}: {word} is no setting"
 
 
 @pytest.mark.parametrize("name", PAGES)

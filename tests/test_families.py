@@ -21,7 +21,9 @@ def test_passes_are_the_models_own_forward(family: str) -> None:
     policy, prompts, rollouts = family_batch(family)
     shared, padded = both(
         policy,
-        lambda: policy.score(prompts, rollouts, [Pass(CLEAN, ALL | {"kl_to:blind"}), Pass(BLIND, ALL)], temperature=1.0),
+        lambda: policy.score(
+            prompts, rollouts, [Pass(CLEAN, ALL | {"kl_to:blind"}), Pass(BLIND, ALL)], temperature=1.0
+        ),
     )
     found = padded[CLEAN]["logprobs"]
     for row, group in enumerate(rollouts.group.tolist()):

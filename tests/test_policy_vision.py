@@ -146,7 +146,7 @@ def test_videos_beside_images(family: str) -> None:
     parts = [{"type": "video"}, {"type": "text", "text": "what moves"}, {"type": "image"}]
     image = sample("x", "", [(64, 0)]).media[0]
     mixed = Sample("mixed", ({"role": "user", "content": parts},), (Media("video", data=b"frames"), image))
-    with pytest.raises(ValueError, match="sample mixed has a video, but no video decoder is set"):
+    with pytest.raises(ValueError, match="sample mixed has a video, but nothing that reads videos is"):
         policy.encode(mixed)
     policy.encoder.load_video = load
     prompts = [policy.encode(mixed), policy.encode(sample("text", "how many", []))]
@@ -186,5 +186,7 @@ def test_media_without_grids_are_refused_with_the_reason() -> None:
     policy, prompts, rollouts, _ = shared_images()
     media = {"pixel_values": prompts[0].media["pixel_values"]}
     odd = [replace(p, media=media) for p in prompts]
-    with pytest.raises(ValueError, match=r"sample a: 1 media, but the processor describes 0 by patches or tiles .*pixel_values"):
+    with pytest.raises(
+        ValueError, match=r"sample a: 1 media, but the processor describes 0 by patches or tiles .*pixel_values"
+    ):
         policy.score(odd, rollouts, CLEAN_ONLY, temperature=1.0)

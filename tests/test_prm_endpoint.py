@@ -230,6 +230,32 @@ def test_breaker_sends_one_trial():
     assert breaker.allows()
 
 
+def test_a_batch_that_meets_the_trial_waits_for_it():
+    well = threading.Event()
+
+    def answer(handler, number, body):
+        if well.is_set():
+            time.sleep(0.2)  # all threads ask while the trial is under way
+            send(handler, completion(GOOD))
+        else:
+            send(handler, b"down", 500)
+
+    with server(answer) as (url, bodies):
+        client = verifier(url, break_after=2, rest=0.2, concurrency=4)
+        client.verify([Query("q", f"r {i}") for i in range(4)])
+        well.set()
+        time.sleep(0.25)
+        assert [said.status for said in client.verify([Query("q", f"r {i}") for i in range(8)])] == ["flagged"] * 8
+        well.clear()
+        client.verify([Query("q", f"r {i}") for i in range(4)])
+        time.sleep(0.25)
+        before = len(bodies)
+        found = client.verify([Query("q", f"r {i}") for i in range(8)])
+        assert [said.status for said in found] == ["prm_error"] * 8
+        assert len(bodies) == before + 1  # the trial failed: those that waited are refused
+        client.close()
+
+
 def test_a_second_replica_takes_over():
     with (
         server(lambda h, n, b: send(h, b"", 500)) as (sick, _),

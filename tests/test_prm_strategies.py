@@ -159,3 +159,29 @@ def test_every_command_has_an_example_and_help_for_each_option():
     for words, command in own.items():
         assert EXAMPLES[words] in command.format_help().splitlines()[-1]
         assert not [action.dest for action in command._actions if action.help is None]
+
+
+def test_words_after_two_dashes_reach_the_server(tmp_path, monkeypatch, capsys):
+    package = tmp_path / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text("import json, sys; json.dump(sys.argv[1:], open('asked', 'w'))")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = ["prm-serve", "models/prm", "--port", "8001", "--", "--dtype", "float32", "--enforce-eager", "a=b"]
+    assert cli.main(words) == 0
+    asked = json.loads((tmp_path / "asked").read_text())
+    assert asked[:2] == ["--model", "models/prm"]
+    assert asked[-4:] == words[-4:]
+    assert "8001" in asked
+    for wrong in (["prm-serve", "models/prm", "--port", "1", "--dtype", "x"], ["methods", "grpo", "--", "more"]):
+        with pytest.raises(SystemExit):
+            cli.main(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_overrides_after_two_dashes(monkeypatch):
+    seen = []
+    monkeypatch.setattr("mmcredit.commands.train", lambda options: seen.append(options.overrides) or 0)
+    assert cli.main(["train", "easy_vqa", "run.seed=1", "--dry-run", "run.steps=2", "--", "run.name=x"]) == 0
+    assert seen == [["run.seed=1", "run.steps=2", "run.name=x"]]

@@ -7,7 +7,6 @@ import math
 import random
 
 import pytest
-import torch
 import yaml
 from runs import model_folder
 from tiny import tiny_vl
@@ -15,7 +14,6 @@ from tiny import tiny_vl
 from mmcredit import cli
 from mmcredit.components import build
 from mmcredit.data.media import MediaLimits, content_key
-from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.policy.policy import Policy
 from prm.oracles import SceneOracle
 from prm.parse import Verification, failed, parse_verification
@@ -23,7 +21,7 @@ from prm.spans import think_zone
 from prm.train.annotate import Example, annotate, ideal_and_edits, target_text
 from prm.train.edits import EASY_VQA, SCENES, edited
 from prm.train.filters import balanced, keep_sound
-from prm.train.sft import SFTConfig, Taught, _backward, as_rollouts, prepare, train
+from prm.train.sft import SFTConfig, Taught, prepare, train
 from prm.verifier import Query, ScriptedVerifier
 
 
@@ -95,26 +93,6 @@ def small(count=6):
     return annotate(queries, SceneOracle(), lambda query: "")
 
 
-def test_loss_is_the_mean_over_target_tokens_whatever_the_micro_batches():
-    own = policy()
-    taught, dropped = prepare(small(), own, "short", 10_000)
-    assert not any(dropped.values())
-    batch = taught[:5]
-    whole = _backward(batch, own, 10**6)
-    gradient = {n: p.grad.clone() for n, p in own.trainable_parameters().items() if p.grad is not None}
-    for parameter in own.trainable_parameters().values():
-        parameter.grad = None
-    parts = _backward(batch, own, 1)
-    assert parts == pytest.approx(whole, rel=1e-5)
-    for name, parameter in own.trainable_parameters().items():
-        if parameter.grad is not None:
-            torch.testing.assert_close(parameter.grad, gradient[name], rtol=1e-3, atol=1e-6)
-    rollouts = as_rollouts(batch, own.tokenizer.pad_token_id)
-    prompts = [each.prompt for each in batch]
-    found = own.score(prompts, rollouts, [Pass(CLEAN, frozenset({"logprobs"}))], temperature=1.0)[CLEAN]["logprobs"]
-    assert whole == pytest.approx(-float(found[rollouts.mask].mean()), rel=1e-4)
-
-
 def test_training_learns_its_examples_and_is_reproducible():
     config = SFTConfig(learning_rate=3e-3, epochs=12, batch=4, warmup=0.1)
     runs = []
@@ -135,7 +113,7 @@ def test_what_is_too_long_or_refused_is_counted():
     odd = Example(Query("q", "<|im_end|>", examples[0].query.images), Verification(), "rollout")
     taught, dropped = prepare([*examples, odd], own, "short", 10_000)
     assert dropped == {"too long": 0, "refused": 1}
-    assert all(isinstance(each, Taught) and each.target[-1] == own.eos_token_ids[0] for each in taught)
+    assert all(isinstance(each, Taught) and each.tokens[-1] == own.eos_token_ids[0] for each in taught)
     assert prepare(examples, own, "short", 10)[1]["too long"] == len(examples)
 
 

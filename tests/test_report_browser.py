@@ -14,7 +14,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from check_report import find_browser  # noqa: E402
 
-from mmcredit.report.comparison import render_comparison  # noqa: E402
 from mmcredit.report.page import render  # noqa: E402
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH (Debian: apt-get install chromium)")
@@ -63,10 +62,3 @@ def test_an_empty_run_opens(tmp_path: Path) -> None:
     result = check(run_dir)
     assert result.returncode == 0, result.stderr
     assert "0 curves" in result.stdout
-
-
-def test_a_comparison_opens(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b")]
-    result = check(render_comparison(runs, tmp_path / "compare.html"))
-    assert result.returncode == 0, result.stderr
-    assert "curves" in result.stdout

@@ -7,11 +7,9 @@ import io
 import itertools
 from pathlib import Path
 
-import pytest
 from PIL import Image
-from test_report_page import Page, open_page, sample, write_run
+from test_report_page import open_page, sample, write_run
 
-from mmcredit.report.comparison import differences, render_comparison
 from mmcredit.report.gallery import build_gallery, spread
 from mmcredit.report.page import embed
 from mmcredit.report.records import Records, load_run
@@ -63,29 +61,3 @@ def test_a_group_over_a_quarter_of_the_budget_loses_members(tmp_path: Path) -> N
 def test_spread_keeps_first_and_last() -> None:
     assert spread(list(range(100)), 4) == [0, 33, 66, 99]
     assert spread([1, 2], 4) == [1, 2]
-
-
-def test_a_comparison_puts_runs_side_by_side(tmp_path: Path) -> None:
-    first, second = write_run(tmp_path / "a"), write_run(tmp_path / "b", evaluations=False)
-    text = (second / "config.yaml").read_text().replace("tau: 0.4", "tau: 0.9").replace("steps: 4", "steps: 9")
-    (second / "config.yaml").write_text(text)
-    page = Page(render_comparison([first, second], tmp_path / "out" / "compare.html").read_text(encoding="utf-8"))
-    assert [tag for tag, _ in page.tags].count("script") == 2
-    runs = page.data["runs"]
-    assert [run["label"].rpartition(" ")[2] for run in runs] == ["(a)", "(b)"]  # equal names get their directory
-    assert runs[0]["series"]["reward/mean"] == runs[1]["series"]["reward/mean"] == [0.125, 0.25, 0.375, 0.5]
-    assert [p["accuracy"] for p in runs[0]["accuracy"]] == [0.5, 0.6]
-    assert runs[1]["accuracy"] == []
-    assert "+10.0" in page.text
-    assert "{pgpo: {tau: 0.9}}" in page.text
-    assert "4 of 9 steps are written" in page.text
-    with pytest.raises(ValueError, match="2 to 8 runs, got 1"):
-        render_comparison([first], tmp_path / "x.html")
-
-
-def test_differences_of_configs_are_by_dotted_setting() -> None:
-    configs = [
-        {"run": {"name": "a", "seed": 0}, "x": {"y": 1}},
-        {"run": {"name": "b", "seed": 1}, "x": {"y": 1, "z": None}},
-    ]
-    assert differences(configs) == [("run.seed", ["0", "1"]), ("x.z", ["–", "null"])]

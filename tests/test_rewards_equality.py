@@ -55,6 +55,23 @@ def test_the_reward_pays_for_what_is_right(reference, answer, expected):
     ]
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer", "right"),
+    [
+        ("dog", "god", False), ("rat", "tar", False), ("cab", "bac", False), ("a dog", "a god", False),
+        ("red car", "car red", False), ("CAT", "TAC", False), ("arc", "car", False), ("Tom", "Tim", False),
+        ("cat", r"\text{act}", False), ("2 dogs", "2 gods", False), ("red", "Red", True), ("Red", r"\text{red}", True),
+        ("six", "6", True), ("Bob", "bob", True), ("Mr. Lee", "mr lee", True), ("xyz", "zyx", True),
+        ("first", "1st", True), ("3^{rd}", "third", True), ("22nd", "22nd", True), ("third", "1/3", False),
+        ("1st", "1", False), ("2nd", "3rd", False), ("half", "1/2", True),
+        ("second", "2", False), ("5th", "5", False), ("10th", "tenth", True), ("2ab", "2ba", True),
+        ("bcd", "dcb", True), ("x y z", "z y x", True),
+    ],
+)  # fmt: skip
+def test_words_that_could_be_products_or_numbers(reference, answer, right):
+    assert equal(answer, reference) is right
+
+
 @pytest.mark.parametrize("pair", PAIRS[::9], ids=lambda pair: f"{pair['reference']} | {pair['answer']}")
 def test_order_and_dress_do_not_matter(pair):
     reference, answer = pair["reference"], pair["answer"]

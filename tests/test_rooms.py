@@ -37,7 +37,7 @@ ROOMS: dict[str, str] = {
     "data": f"{GROUND} answers",
     "corruptions": VALUES,
     "views": f"{VALUES} corruptions",
-    "frozen": f"{GROUND} data",
+    "frozen": f"{GROUND} data policy",
     # a step, from samples to the loss
     "rewards": VALUES,
     "policy": f"{VALUES} corruptions views",
@@ -52,12 +52,17 @@ ROOMS: dict[str, str] = {
     "prepare": f"{BELOW_CONFIG} config verifiers",
     "evaluate": f"{BELOW_CONFIG} config prepare report",
     "train": BELOW_TRAIN,
+    # beside RL: targets that are given, on the same policy, engines and checkpoints
+    "supervised": f"{BELOW_TRAIN} train",
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
+    "audit": f"{BELOW_TRAIN} replay train",
     "launch": "config",
-    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay train",
-    "cli": f"{GROUND} commands deferred usage",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay supervised train",
+    "look": f"{BELOW_TRAIN} audit commands",
+    "cli": f"{GROUND} commands deferred look usage",
+    "integrations": f"{VALUES} compat credit policy signals views",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }
 OUTSIDE = ("prm", "video")  # they import mmcredit

@@ -144,8 +144,13 @@ def content_order(rollouts: Rollouts) -> Tensor:
 
 
 def has_media(rollouts: Rollouts) -> Tensor:
-    """[B] bool: the prompt has an image or video; True everywhere if the samples are not at hand."""
+    """[B] bool: the prompt has an image or video, or media were inserted into the response; True everywhere if the
+    samples are not at hand."""
     if rollouts.samples is None:
         return torch.ones(len(rollouts), dtype=torch.bool, device=rollouts.tokens.device)
     media = [bool(sample.media) for sample in rollouts.samples]
-    return torch.tensor(media, dtype=torch.bool, device=rollouts.tokens.device)[rollouts.group]
+    found = torch.tensor(media, dtype=torch.bool, device=rollouts.tokens.device)[rollouts.group]
+    for row, own in enumerate(rollouts.inserted or ()):
+        if any(one.piece.media_keys for one in own):
+            found[row] = True
+    return found

@@ -10,10 +10,12 @@ import base64
 import binascii
 import hashlib
 import io
+import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sample import Media
+from mmcredit.yaml_values import Kind
 
 # Decoders that Pillow carries itself. Its full list includes formats that start other programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -40,6 +43,9 @@ class MediaLimits(BaseModel):
     min_side: int = Field(default=2, gt=0, description="shorter side of an image, pixels")
     # The Qwen-VL image processors raise beyond 200:1.
     max_aspect_ratio: float = Field(default=200.0, ge=1, description="longer side divided by the shorter one")
+    video: Annotated[str | dict[str, Any] | None, Kind("video")] = Field(
+        default=None, description="how a video becomes frames; none = the one way that is installed"
+    )
     allow_remote: Literal[False] = Field(
         default=False, description="addresses are never fetched: download the files first"
     )
@@ -160,7 +166,12 @@ def read_bytes(media: Media, limits: MediaLimits) -> bytes:
 
 
 def content_key(media: Media) -> str:
-    """SHA-256 of the encoded content, hexadecimal: equal for equal bytes, wherever they lie."""
+    """SHA-256 of the encoded content, hexadecimal: equal for equal bytes, wherever they lie. The options of a video
+    and the keys of its frames are hashed with it."""
+    if media.options or media.frames:
+        content = [content_key(frame) for frame in media.frames] or [content_key(replace(media, options={}))]
+        text = json.dumps([content, sorted(media.options.items())])
+        return hashlib.sha256(text.encode()).hexdigest()
     if media.data is not None:
         return hashlib.sha256(media.data).hexdigest()
     assert media.path is not None

@@ -7,22 +7,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+# Keys of qwen-vl-utils that say which part of a video is taken, at which rate and at which size.
+VIDEO_OPTIONS = (
+    "fps", "nframes", "min_frames", "max_frames", "video_start", "video_end", "min_pixels", "max_pixels",
+    "total_pixels", "resized_height", "resized_width", "sample_fps", "raw_fps",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Media:
     """One image or video of a sample, not decoded yet: a path below the media root, or its encoded bytes.
 
-    `mmcredit.data.media.load_image` decodes it; `key` is a hash of the content, equal for equal bytes.
+    A video may also come as a list of images, its `frames`; `options` say how it is to be sampled, by the keys that
+    qwen-vl-utils knows (`VIDEO_OPTIONS`). `data.media.load_image` decodes images, a `data.videos.VideoReader` videos.
     """
 
     kind: Literal["image", "video"]
     path: Path | None = None  # absolute, inside the media root
     data: bytes | None = None  # encoded file content (PNG, JPEG, ...)
     name: str = ""  # what the data set called it, for error messages
+    frames: tuple[Media, ...] = ()  # images, of a video that is no file
+    options: Mapping[str, float] = field(default_factory=dict)  # of a video
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.data is None):
-            raise ValueError(f"media {self.name or '?'}: give a path or bytes, exactly one of them")
+        if (self.path is not None) + (self.data is not None) + bool(self.frames) != 1:
+            raise ValueError(f"media {self.name or '?'}: give a path, bytes or frames, exactly one of them")
+        if self.kind == "image" and (self.frames or self.options):
+            raise ValueError(f"media {self.name or '?'}: frames and options belong to a video, this is an image")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from PIL import Image, ImageOps
 
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits, decode_data_uri, is_encoded, resolve
-from mmcredit.data.sample import Media
+from mmcredit.data.sample import VIDEO_OPTIONS, Media
 
 Kind = Literal["image", "video"]
 
@@ -43,11 +45,11 @@ def to_media(value: Any, kind: Kind, place: str, sample: str, limits: MediaLimit
         return Media(kind, path=path, name=f"{str(value)!r} of sample {sample}")
     if isinstance(value, Image.Image) and kind == "image":
         return Media(kind, data=_encoded(value), name=what)
+    if isinstance(value, list | tuple) and kind == "video" and value:
+        frames = [to_media(item, "image", f"{place}[{i}]", sample, limits, folder) for i, item in enumerate(value)]
+        return Media("video", frames=tuple(frames), name=what)
     if isinstance(value, list | tuple):
-        raise UnusableSample(
-            f"{what} is a list of {len(value)}; a {kind} is one file (lists of frames are not supported)",
-            "media malformed",
-        )
+        raise UnusableSample(f"{what} is a list of {len(value)}; an image is one file", "media malformed")
     raise UnusableSample(
         f"{what} is {_shown(value)}; a {kind} is bytes, a path, {{bytes, path}} or a data URI", "media malformed"
     )
@@ -74,6 +76,11 @@ def _from_struct(
     what = f"{place} of sample {sample}"
     known = ("bytes", "base64", "path", "url", kind, f"{kind}_url", "detail")
     given = {key: item for key, item in value.items() if item is not None and key != "detail"}
+    if kind == "video" and (options := {key: given.pop(key) for key in VIDEO_OPTIONS if key in given}):
+        for key, number in options.items():
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                raise UnusableSample(f"{what}: {key} must be a number, got {_shown(number)}", "media malformed")
+        return replace(_from_struct(given, kind, place, sample, limits, folder), options=options)
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise UnusableSample(
@@ -85,7 +92,7 @@ def _from_struct(
     if "bytes" in given:
         media = to_media(given["bytes"], kind, place, sample, limits)
         name = given.get("path")
-        return Media(kind, path=media.path, data=media.data, name=f"{name!r} of sample {sample}" if name else what)
+        return replace(media, name=f"{name!r} of sample {sample}" if name else what)
     if "base64" in given:
         if not isinstance(given["base64"], str):
             raise UnusableSample(f"{what} is not valid base64: {_shown(given['base64'])}", "media damaged")

@@ -36,10 +36,10 @@ def difference(body: Body, rows: Sequence[Row], logprobs: Callable[[Tensor, Tens
 
     An error in the padded layout is not the shared layout's fault and is raised.
     """
-    rows = [Row(r.prompt, r.tokens[:PROBE_TOKENS], r.number) for r in rows]
+    rows = [r if r.inserted else Row(r.prompt, r.tokens[:PROBE_TOKENS], r.number) for r in rows]
     if not rows:
         return None
-    tokens = torch.cat([r.tokens for r in rows]).to(body.device)
+    tokens = torch.cat([r.targets for r in rows]).to(body.device)
 
     def run(layout: LayoutName) -> Tensor:
         return logprobs(body.hidden(rows, blind=False, layout=layout, weights="policy", cost=ViewCost()), tokens)

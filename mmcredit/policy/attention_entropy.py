@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.layout import Layout, Rectangle
 
 NAME = "attention_entropy"
+PROMPT = "prompt_attention"  # instead: the sum of abar_j over the prompt's keys, in [0, 1]
 SCORE_BYTES = 64 * 2**20  # float32 scores of all heads that exist at a time
 # Attention that is not a softmax over scaled dot products alone.
 _UNKNOWN = ("softcap", "s_aux", "position_bias")
@@ -36,12 +37,13 @@ class Ask:
 
     layer: int | None = None  # from 0; none = the middle one
     normalised: bool = True  # over the log of the number of keys, in [0, 1]; else nats
-    first: bool = True  # with the first key (often a sink); else the others, renormalised
+    first: bool = True  # with the first key (often a sink); else the others, renormalised (a sum is only cut)
+    kind: str = NAME
 
     @property
     def output(self) -> str:
-        """Name of the pass output: ``attention_entropy[:LAYER][:nats][:no_first]``."""
-        parts = [NAME, "" if self.layer is None else str(self.layer)]
+        """Name of the pass output: ``attention_entropy[:LAYER][:nats][:no_first]``, ``prompt_attention[:LAYER]...``."""
+        parts = [self.kind, "" if self.layer is None else str(self.layer)]
         parts += ["" if self.normalised else "nats", "" if self.first else "no_first"]
         return ":".join(p for p in parts if p)
 
@@ -51,9 +53,10 @@ def parse(output: str) -> Ask | None:
     name, *parts = output.split(":")
     options = [p for p in parts if not p.isdigit()]
     layers = [int(p) for p in parts if p.isdigit()]
-    if name != NAME or len(layers) > 1 or len(set(options)) < len(options) or set(options) - {"nats", "no_first"}:
+    known = {"nats", "no_first"} if name == NAME else {"no_first"}
+    if name not in (NAME, PROMPT) or len(layers) > 1 or len(set(options)) < len(options) or set(options) - known:
         return None
-    return Ask(layers[0] if layers else None, "nats" not in options, "no_first" not in options)
+    return Ask(layers[0] if layers else None, "nats" not in options, "no_first" not in options, name)
 
 
 def softmax_layer(config: Any, layer: int | None) -> int:
@@ -70,9 +73,9 @@ def softmax_layer(config: Any, layer: int | None) -> int:
             raise ValueError(f"attention_entropy needs a softmax-attention layer; this model has {sorted(set(kinds))}")
         return min(full, key=lambda i: (abs(i - count // 2), i))
     if not 0 <= layer < count:
-        raise ValueError(f"attention_entropy: layer must be 0..{count - 1} in this model, got {layer}")
+        raise ValueError(f"attention: layer must be 0..{count - 1} in this model, got {layer}")
     if kinds[layer] == "linear_attention" or not kinds[layer].endswith("_attention"):
-        raise ValueError(f"attention_entropy: layer {layer} of this model is {kinds[layer]}, which has no softmax")
+        raise ValueError(f"attention: layer {layer} of this model is {kinds[layer]}, which has no softmax")
     return layer
 
 
@@ -96,7 +99,9 @@ class Recorder:
     def of(cls, names: Sequence[str], config: Any) -> Recorder:
         """For these output names of one view."""
         asks = {name: ask for name in names if (ask := parse(name)) is not None}
-        return cls(asks, {name: softmax_layer(config, ask.layer) for name, ask in asks.items()})
+        last = int(config.num_hidden_layers) - 1
+        layers = {n: last if a.layer is None and a.kind == PROMPT else a.layer for n, a in asks.items()}
+        return cls(asks, {name: softmax_layer(config, layer) for name, layer in layers.items()})
 
     @torch.no_grad()
     def take(
@@ -173,7 +178,7 @@ def _shared(
         def prompt_only(rows: slice, _: slice, inside: Tensor = reached) -> Tensor:
             return inside[rows, None]
 
-        found = _entropies(last, _rows_of(keys), prompt_only, scale, asks)
+        found = _entropies(last, _rows_of(keys), prompt_only, scale, asks, keys.shape[1], keys.shape[1])
         predicting = shape.start + lengths.cumsum(0) - 1
         for values, new in zip(out, found, strict=True):
             values[predicting] = new[:, 0]
@@ -202,7 +207,8 @@ def _shared(
                 prompt = allowed(asking, of_prompt[rows], window) & inside[owner[rows]][:, None]
                 return torch.cat([prompt, allowed(asking, of_own[rows], window)], 2)
 
-            found = _entropies(pieces(q, own), all_keys, visible, scale, asks, keys.shape[1] + own.length)
+            width = keys.shape[1]
+            found = _entropies(pieces(q, own), all_keys, visible, scale, asks, width, width + own.length)
             for values, new in zip(out, found, strict=True):
                 flat = new.reshape(-1)
                 values[own.start : own.start + own.rows] = flat if own.unpad is None else flat[own.unpad]
@@ -234,7 +240,7 @@ def _padded(
             return allowed[None]
 
         queries = query[row, :, start:stop].transpose(0, 1)[None].detach()
-        parts.append([v[0] for v in _entropies(queries, _rows_of(keys), visible, scale, asks)])
+        parts.append([v[0] for v in _entropies(queries, _rows_of(keys), visible, scale, asks, start + 1)])
     return [torch.cat([part[i] for part in parts]) for i in range(len(asks))]
 
 
@@ -244,9 +250,11 @@ def _entropies(
     visible: Callable[[slice, slice], Tensor],
     scale: float,
     asks: Sequence[Ask],
+    prompt: int,
     width: int | None = None,
 ) -> list[Tensor]:
-    """queries [n,R,H,d] -> [n,R] per ask. `keys(rows)` gives [m,S,K,d], `visible(rows, queries)` [m,c,S] bool.
+    """queries [n,R,H,d] -> [n,R] per ask. `keys(rows)` gives [m,S,K,d], the first `prompt` of S the prompt's;
+    `visible(rows, queries)` [m,c,S] bool.
 
     Works on as many rows, else as many queries of one row, as fit into SCORE_BYTES.
     """
@@ -260,19 +268,34 @@ def _entropies(
         seen_keys = keys(rows).float()
         for column in range(0, length, columns):
             at = slice(column, column + columns)
-            found = entropies(queries[rows, at], seen_keys, visible(rows, at), scale, asks)
+            found = entropies(queries[rows, at], seen_keys, visible(rows, at), scale, asks, prompt)
             for values, new in zip(out, found, strict=True):
                 values[rows, at] = new
     return out
 
 
-def entropies(queries: Tensor, keys: Tensor, visible: Tensor, scale: float, asks: Sequence[Ask]) -> list[Tensor]:
-    """queries [n,c,H,d], keys [n,S,K,d] (H a multiple of K), visible [n,c,S] bool -> [n,c] float32 per ask."""
+def entropies(
+    queries: Tensor, keys: Tensor, visible: Tensor, scale: float, asks: Sequence[Ask], prompt: int = 0
+) -> list[Tensor]:
+    """queries [n,c,H,d], keys [n,S,K,d] (H a multiple of K), visible [n,c,S] bool -> [n,c] float32 per ask.
+
+    `prompt`: how many of the first keys are the prompt's, for ``prompt_attention``."""
     n, c, heads, d = queries.shape
     grouped = queries.float().view(n, c, keys.shape[2], heads // keys.shape[2], d)
     scores = torch.einsum("nckrd,nskd->nkrcs", grouped, keys.float()) * scale
     scores = scores.masked_fill(~visible[:, None, None], -torch.inf)
-    return [of_weights(scores.softmax(-1).mean((1, 2)), visible, ask) for ask in asks]
+    weights = scores.softmax(-1).mean((1, 2))
+    return [
+        of_prompt(weights, visible, ask, prompt) if ask.kind == PROMPT else of_weights(weights, visible, ask)
+        for ask in asks
+    ]
+
+
+def of_prompt(weights: Tensor, visible: Tensor, ask: Ask, prompt: int) -> Tensor:
+    """weights [...,S] -> [...] float32: their sum over the first `prompt` keys, without the very first if so asked."""
+    if not ask.first:
+        weights = weights.scatter(-1, visible.int().argmax(-1, keepdim=True), 0.0)
+    return weights[..., :prompt].sum(-1)
 
 
 def of_weights(weights: Tensor, visible: Tensor, ask: Ask) -> Tensor:

@@ -130,7 +130,11 @@ def check_rollouts(prompts: Sequence[Prompt], rollouts: Rollouts, suppressed: Se
     assert not bool((valid[:, 1:] & ~valid[:, :-1]).any()), "valid must be a prefix of every row"
     if suppressed:
         hidden = torch.tensor(suppressed, device=rollouts.tokens.device)
-        bad = torch.isin(rollouts.tokens, hidden) & rollouts.mask
+        unknown = rollouts.valid.clone()
+        for row, own in enumerate(rollouts.inserted or ()):
+            for one in own:
+                unknown[row, one.at : one.end] = False
+        bad = torch.isin(rollouts.tokens, hidden) & unknown
         if bool(bad.any()):
             row, column = (int(i) for i in bad.nonzero()[0])
             raise ValueError(

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sample import Media, Sample
+from mmcredit.data.videos.base import Frames
 from mmcredit.policy.prompt import Prompt
 from mmcredit.policy.rendering import Renderer
 from mmcredit.policy.tile_processor import TileProcessor
 from mmcredit.policy.vision import UnsupportedModel
 
-# A decoded video: frames [T,H,W,3] uint8 (array or tensor), and what the processor wants to know about them (fps, ...).
-VideoLoader = Callable[[Media], tuple[Any, Mapping[str, Any]]]
+LoadVideo = Callable[[Media], Frames]
 Encoded = tuple[Tensor, Tensor, dict[str, Tensor]]  # tokens [P], modality of each [P] (0 text), media
 
 
@@ -82,7 +82,8 @@ class PromptEncoder:
         self.render = Renderer(tokenizer, processor, template_variables, name)
         self.load_image = load_image
         self.content_key = content_key
-        self.load_video: VideoLoader | None = None
+        self.load_video: LoadVideo | None = None
+        self.find_video: Callable[[], LoadVideo | None] = lambda: None  # asked once, by the first video
         self.pixels = PixelCache(pixel_cache_bytes)
         # Ids that only the template and the processor may write.
         added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -130,7 +131,7 @@ class PromptEncoder:
                 f"sample {sample.name}: the prompt has {tokens.shape[0]} tokens ({visual} of them visual), more than "
                 f"data.max_prompt_tokens={max_tokens}; raise it, lower model.max_pixels, or drop the sample"
             )
-        positions = self._positions(tokens, types, media)
+        positions = self.positions(tokens, types, media)
         return Prompt(
             sample_id=sample.id,
             tokens=tokens,
@@ -177,8 +178,10 @@ class PromptEncoder:
     def _keys(self, sample: Sample) -> tuple[str, ...]:
         # Images first, then videos: the order in which features are taken apart.
         ordered = sorted(sample.media, key=lambda m: m.kind == "video")
+        read = getattr(self.load_video, "tag", "")
+        tags = {"image": self._fingerprint, "video": self._fingerprint + (f":{_short(read)}" if read else "")}
         try:
-            return tuple(f"{self.content_key(m)}:{self._fingerprint}" for m in ordered)
+            return tuple(f"{self.content_key(m)}:{tags[m.kind]}" for m in ordered)
         except ValueError as error:
             raise ValueError(f"sample {sample.name}: {error}") from error
 
@@ -207,8 +210,8 @@ class PromptEncoder:
         prompt with one image, and the first with several, are compared with the processor's own result."""
         if any(m.kind != "image" for m in sample.media):
             raise UnsupportedModel(
-                f"sample {sample.name} has a video; videos of {type(self.model).__name__} are not supported: only those "
-                "of the Qwen-VL families are (model.path)"
+                f"sample {sample.name} has a video; {type(self.model).__name__} is trained on images only: videos need "
+                "a model of the Qwen-VL families (model.path)"
             )
         several = len(sample.media) > 1
         keys = tuple(f"{key}:several" if several and tiles.minds_company else key for key in self._keys(sample))
@@ -218,7 +221,7 @@ class PromptEncoder:
         ]
         self._check_places(sample, text, processed)
         tokens = self._tokenise(tiles.expanded(text, processed))
-        types = (tokens == tiles.token_id).to(torch.int64)
+        types = tokens.eq(-1 if tiles.token_id is None else tiles.token_id).to(torch.int64)
         media = tiles.joined(processed)
         if several not in self._expands:
             images = [self.load_image(m) for m in sample.media]
@@ -230,6 +233,26 @@ class PromptEncoder:
                 )
             self._expands[several] = True
         return tokens, types, media, keys
+
+    def whole(self, sample: Sample) -> dict[str, Any] | None:
+        """What the model's own forward takes for a prompt, made by its processor alone; None where it has videos."""
+        text = self.render(sample)
+        if any(m.kind != "image" for m in sample.media):
+            return None
+        if not sample.media:
+            return {"input_ids": self._tokenise(text)[None]}
+        images = [self.load_image(m) for m in sample.media]
+        if self.tiles is not None:
+            return self.tiles.whole(text, images)
+        return dict(
+            self.processor(
+                text=[text],
+                images=images,
+                return_tensors="pt",
+                return_mm_token_type_ids=True,
+                text_kwargs={"add_special_tokens": False},
+            )
+        )
 
     def _tile(self, sample: Sample, media: Media, tiles: TileProcessor, several: bool) -> dict[str, Tensor]:
         try:
@@ -270,23 +293,57 @@ class PromptEncoder:
         media = images[0] if len(images) == 1 else {k: torch.cat([i[k] for i in images]) for k in images[0]}
         return tokens, types, dict(media)
 
+    def piece(self, name: str, text: str, videos: Sequence[Frames] = (), keys: Sequence[str] = ()) -> Prompt:
+        """Text and videos for the middle of a response (`mmcredit.rollouts.Inserted`), laid out as in a prompt.
+
+        `text` has one placeholder, as the chat template writes it, for each of `videos` (frames and about them); `keys`
+        are equal for equal content. Raises ValueError, naming the sample `name`, if the processor refuses it.
+        """
+        if videos and self.processor is None:
+            raise ValueError(f"sample {name}: the model reads text only; set model.path to a vision-language model")
+        media: dict[str, Tensor] = {}
+        if videos:
+            tokens, types, media = self._processed(name, text, {}, videos)
+        else:
+            tokens = self._tokenise(text)
+            types = torch.zeros_like(tokens)
+        positions = self.positions(tokens, types, media)
+        return Prompt(
+            sample_id=name,
+            tokens=tokens,
+            positions=positions,
+            next_position=int(positions.max()) + 1,
+            visual=types != 0,
+            media=media,
+            media_keys=tuple(f"{key}:{self._fingerprint}" for key in keys),
+        )
+
     def _through_processor(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...]]:
-        options: dict[str, Any] = {}
         images = [m for m in sample.media if m.kind == "image"]
         videos = [m for m in sample.media if m.kind == "video"]
         if videos and self.load_video is None:
+            self.load_video = self.find_video()
+        if videos and self.load_video is None:
             raise ValueError(
-                f"sample {sample.name} has a video, but no video decoder is set (Policy.encoder.load_video)"
+                f"sample {sample.name} has a video, but nothing that reads videos is installed or named in "
+                "data.media.video"
             )
         try:
-            if images:
-                options["images"] = [self.load_image(m) for m in images]
-            if videos:
-                assert self.load_video is not None
-                loaded = [self.load_video(m) for m in videos]
-                options["videos"] = [frames for frames, _ in loaded]
-                options["video_metadata"] = [dict(about) for _, about in loaded]
-                options["do_sample_frames"] = False
+            options = {"images": [self.load_image(m) for m in images]} if images else {}
+            loaded = [self.load_video(m) for m in videos] if self.load_video is not None else []
+        except ValueError as error:
+            raise ValueError(f"sample {sample.name}: {error}") from error
+        return *self._processed(sample.name, text, options, loaded), self._keys(sample)
+
+    def _processed(self, name: str, text: str, options: dict[str, Any], videos: Sequence[Frames]) -> Encoded:
+        """What the processor makes of a text with these images (in `options`) and videos."""
+        if videos:
+            options = {**options, "videos": [frames for frames, _ in videos], "do_sample_frames": False}
+            # The processor appends to the list of indices in place.
+            options["video_metadata"] = [
+                {k: list(v) if isinstance(v, list) else v for k, v in about.items()} for _, about in videos
+            ]
+        try:
             out = self.processor(
                 text=[text],
                 return_tensors="pt",
@@ -295,16 +352,16 @@ class PromptEncoder:
                 **options,
             )
         except ValueError as error:
-            raise ValueError(f"sample {sample.name}: {error}") from error
+            raise ValueError(f"sample {name}: {error}") from error
         found = dict(out)
         tokens = found.pop("input_ids")[0].to(torch.int64)
         types = found.pop("mm_token_type_ids")[0].to(torch.int64)
         found.pop("attention_mask", None)
         media = {k: torch.as_tensor(v) for k, v in found.items() if isinstance(v, Tensor) or k == "second_per_grid_ts"}
-        return tokens, types, media, self._keys(sample)
+        return tokens, types, media
 
-    def _positions(self, tokens: Tensor, types: Tensor, media: Mapping[str, Tensor]) -> Tensor:
-        """[P] or [3,P] int64."""
+    def positions(self, tokens: Tensor, types: Tensor, media: Mapping[str, Tensor]) -> Tensor:
+        """Positions of a prompt, [P] or [3,P] int64; `types` [P] is 0 for text, 1 in an image, 2 in a video."""
         rope = getattr(self.model, "get_rope_index", None)
         if rope is None:
             return torch.arange(tokens.shape[0])
@@ -316,6 +373,10 @@ class PromptEncoder:
             tokens[None], mm_token_type_ids=types[None], attention_mask=torch.ones_like(tokens[None]), **known
         )
         return positions[:, 0].to(torch.int64)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from mmcredit.policy.grids import Grids
 from mmcredit.policy.tiles import Tiles
-from mmcredit.policy.vision import VisionEncoder, parameters_of
+from mmcredit.policy.vision import Family, VisionEncoder, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def vision_encoder(base: nn.Module, limit_bytes: int) -> VisionEncoder | None:
     if tower is None or not hasattr(base, "get_image_features"):
         return None
     # Grids go with three rows of positions; models with tiles count tokens.
-    family = Grids(base, tower) if hasattr(base, "get_rope_index") else Tiles(base, tower)
+    family: Family = Grids(base, tower) if hasattr(base, "get_rope_index") else Tiles(base, tower)
     return VisionEncoder(family, tower, vision_parts(base), limit_bytes)
 
 

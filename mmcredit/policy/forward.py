@@ -94,9 +94,9 @@ class Body:
         recorder: Recorder | None = None,
         scope: Scope | None = None,
     ) -> Tensor:
-        """[sum R, d]: the states that predict each token of each row, row after row. `backward`: cost factor of a
-        forward whose graph is kept. A `recorder` has its `values` of the same positions afterwards. `scope`: all ranks
-        are in this call, and run the vision tower if one of them has to."""
+        """[sum S, d]: the states that predict each scored token of each row, row after row. `backward`: cost factor of
+        a forward whose graph is kept. A `recorder` has its `values` of the same positions afterwards. `scope`: all
+        ranks are in this call, and run the vision tower if one of them has to."""
         started = time.perf_counter()
         run = self._shared if layout == "shared" else self._padded
         states, computed = run(rows, blind, weights, cost, recorder, scope)
@@ -192,8 +192,7 @@ class Body:
         embeds = self.embed(layout.tokens)
         deepstack: tuple[Tensor, ...] = ()
         if not blind:
-            prompts = [rows[i].prompt for i in layout.order]
-            embeds, deepstack = self._insert(embeds, prompts, layout.visual, weights, cost, scope)
+            embeds, deepstack = self._insert(embeds, layout.shown, layout.visual, weights, cost, scope)
         # A 4-D mask passes through mask creation untouched, and the split attention does not look at it.
         mask = masks(self.config, torch.ones(1, 1, 1, dtype=torch.bool, device=embeds.device))
         positions = layout.positions[..., None, :]
@@ -220,16 +219,20 @@ class Body:
         for i, (row, (kept, at), (p, t)) in enumerate(zip(rows, shows, lengths, strict=True)):
             tokens[i, :p], tokens[i, p : p + t - 1] = kept, row.tokens[:-1]
             positions[..., i, :p] = at
-            positions[..., i, p : p + t - 1] = torch.arange(t - 1) + row.prompt.next_position
+            positions[..., i, p : p + t - 1] = row.positions[..., :-1]
             real[i, : p + t - 1] = True
+            visual[i, p : p + t - 1] = row.visual[:-1]
             if not (blind and self.hybrid):
                 visual[i, :p] = row.prompt.visual
-            source.append(torch.arange(p - 1, p + t - 1) + i * width)
+            source.append((torch.arange(p - 1, p + t - 1) + i * width)[row.scored])
+        if blind and self.hybrid and bool(visual.any()):
+            raise NotImplementedError("media inside a response cannot be hidden from layers of linear attention")
         places = visual.view(-1).nonzero()[:, 0].to(device)
         embeds = self.embed(tokens.to(device))
         deepstack: tuple[Tensor, ...] = ()
         if not blind:
-            flat, deepstack = self._insert(embeds.flatten(0, 1), [r.prompt for r in rows], places, weights, cost, scope)
+            pieces = [piece for r in rows for piece in (r.prompt, *r.shown)]
+            flat, deepstack = self._insert(embeds.flatten(0, 1), pieces, places, weights, cost, scope)
             embeds = flat.view(embeds.shape)
         mask = self._mask(real, visual, blind)
         extra: dict[str, Any] = {}
@@ -239,7 +242,8 @@ class Body:
             extra["recorder"] = recorder
         states = self._run(embeds, positions.to(device), mask, places, deepstack, **extra)
         if recorder is not None:
-            recorder.harvest(None)
+            said = torch.cat([r.scored for r in rows])
+            recorder.harvest(None if bool(said.all()) else said.nonzero()[:, 0].to(device))
         return states.flatten(0, 1).index_select(0, torch.cat(source).to(device)), tokens.numel()
 
     def _mask(self, real: Tensor, visual: Tensor, blind: bool) -> Any:

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 class Grids:
     """`Family` of models with grids of patches."""
 
-    kinds = ("image", "video")
-
-    def __init__(self, model: nn.Module, tower: nn.Module) -> None:
-        self.model: Any = model
+    def __init__(self, model: Any, tower: nn.Module) -> None:
+        self.model = model
         self.tower: Any = tower
 
     @property

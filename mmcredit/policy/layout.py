@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from mmcredit.policy.prompt import Prompt
 from mmcredit.policy.seeing import additive, allowed, images
+from mmcredit.rollouts import Inserted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +29,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One response to score: its prompt (as this view shows it) and its real tokens, [R] int64, R >= 1."""
+    """One response to score: its prompt (as this view shows it) and its real tokens, [R] int64, R >= 1.
+
+    What was `inserted` into it has positions and media of its own (as this view shows them), and is not scored.
+    """
 
     prompt: Prompt
     tokens: Tensor
     number: int  # equal numbers = the same prompt
+    inserted: tuple[Inserted, ...] = ()
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[R] or [3,R] int64. Behind a piece, as behind a prompt, they go on from its largest position."""
+        shape, start, column = self.prompt.positions.shape[:-1], self.prompt.next_position, 0
+        parts: list[Tensor] = []
+        for one in (*self.inserted, None):
+            count = (len(self.tokens) if one is None else one.at) - column
+            parts.append((torch.arange(count) + start).expand(*shape, count))
+            if one is not None:
+                parts.append(one.piece.positions + (start + count))
+                start, column = start + count + one.piece.next_position, one.end
+        return torch.cat(parts, -1)
+
+    @cached_property
+    def visual(self) -> Tensor:
+        """[R] bool: media placeholders."""
+        found = torch.zeros(len(self.tokens), dtype=torch.bool)
+        for one in self.inserted:
+            found[one.at : one.end] = one.piece.visual
+        return found
+
+    @cached_property
+    def scored(self) -> Tensor:
+        """[R] bool: tokens that the policy said, here or before; those of pieces are none of its own."""
+        found = torch.ones(len(self.tokens), dtype=torch.bool)
+        for one in self.inserted:
+            found[one.at : one.end] = False
+        return found
+
+    @property
+    def targets(self) -> Tensor:
+        """[S] int64: the tokens that are scored."""
+        return self.tokens[self.scored] if self.inserted else self.tokens
+
+    @property
+    def shown(self) -> list[Prompt]:
+        """The pieces, in order."""
+        return [one.piece for one in self.inserted]
 
 
 @dataclass(frozen=True)
@@ -123,8 +168,8 @@ class Layout:
     positions: Tensor  # [N] or [3,N] int64
     batches: tuple[PromptBatch, ...]
     visual: Tensor  # [M] int64, packed rows of visual tokens, ascending
-    order: tuple[int, ...]  # row numbers (into the rows given) whose prompts stand in the row, in packed order
-    source: Tensor  # [sum R] int64: packed row that predicts each response token, in the order of the rows given
+    shown: tuple[Prompt, ...]  # prompts, and pieces of responses, in the order in which they stand in the row
+    source: Tensor  # [sum S] int64: packed row that predicts each scored token, in the order of the rows given
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -166,11 +211,11 @@ def shown(prompt: Prompt, blind: bool) -> tuple[Tensor, Tensor]:
     return prompt.tokens[keep], prompt.positions[..., keep]
 
 
-def _padded_places(prompts: Sequence[Prompt], blind: bool, width: int) -> Tensor:
-    """[count,width] int64: places of the shown tokens; those of padding come behind."""
-    out = torch.arange(width) + torch.tensor([len(p) for p in prompts])[:, None]
-    for i, prompt in enumerate(prompts):
-        kept = (~prompt.visual).nonzero()[:, 0] if blind else torch.arange(len(prompt))
+def _padded_places(visual: Sequence[Tensor], blind: bool, width: int) -> Tensor:
+    """[count,width] int64 for visual [L] bool of each: places of the shown tokens; those of padding come behind."""
+    out = torch.arange(width) + torch.tensor([len(v) for v in visual])[:, None]
+    for i, hidden in enumerate(visual):
+        kept = (~hidden).nonzero()[:, 0] if blind else torch.arange(len(hidden))
         out[i, : len(kept)] = kept
     return out
 
@@ -180,6 +225,21 @@ def _padded_images(prompts: Sequence[Prompt], width: int) -> Tensor:
     for i, prompt in enumerate(prompts):
         out[i, : len(prompt)] = images(prompt.visual)
     return out
+
+
+def shown_response(row: Row, blind: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a response without its last token, which predicts nothing, what a view keeps: tokens [R'], positions [R'] or
+    [3,R'], places of visual tokens among them, and the place that predicts each scored token: 0 is the last of the
+    prompt, n the n-th of these."""
+    tokens = row.tokens[:-1]
+    if not row.inserted:
+        step = torch.arange(len(tokens)) + row.prompt.next_position
+        positions = step.expand(*row.prompt.positions.shape[:-1], len(tokens))
+        return tokens, positions, torch.zeros(0, dtype=torch.int64), torch.arange(len(row.tokens))
+    positions, visual = row.positions[..., :-1], row.visual[:-1]
+    keep = ~visual if blind else torch.ones_like(visual)
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), keep.cumsum(0)])
+    return tokens[keep], positions[..., keep], visual[keep].nonzero()[:, 0], before[row.scored]
 
 
 def build_layout(rows: Sequence[Row], blind: bool, device: torch.device, both_ways: bool = False) -> Layout:
@@ -194,7 +254,8 @@ def build_layout(rows: Sequence[Row], blind: bool, device: torch.device, both_wa
     tokens: list[Tensor] = []
     positions: list[Tensor] = []
     visual: list[Tensor] = []
-    order: list[int] = []
+    in_order: list[Prompt] = []
+    own = [shown_response(row, blind) for row in rows]
     batches: list[PromptBatch] = []
     source: list[Tensor | None] = [None] * len(rows)
     at = 0
@@ -203,40 +264,42 @@ def build_layout(rows: Sequence[Row], blind: bool, device: torch.device, both_wa
         rectangle = _rectangle(at, lengths, device)
         last: dict[int, int] = {}
         packed = [rows[members[number][0]].prompt for number in inside]
-        places = _padded_places(packed, blind, rectangle.length)
+        places = _padded_places([p.visual for p in packed], blind, rectangle.length)
         for number, n in zip(inside, lengths, strict=True):
             prompt = rows[members[number][0]].prompt
             tokens.append(views[number][0])
             positions.append(views[number][1])
             if not blind:
                 visual.append(prompt.visual.nonzero()[:, 0] + at)
-            order.append(members[number][0])
+            in_order.append(prompt)
             at += n
             last[number] = at - 1
         todo = sorted(
-            ((rows[i].tokens.shape[0] - 1, j, i) for j, number in enumerate(inside) for i in members[number])
+            ((own[i][0].shape[0], j, i) for j, number in enumerate(inside) for i in members[number])
         )  # by length, then prompt, then row: deterministic
         for length, _, i in todo:
             if length == 0:
-                source[i] = torch.tensor([last[rows[i].number]])
+                source[i] = torch.full_like(own[i][3], last[rows[i].number])
         todo = [t for t in todo if t[0] > 0]
         responses = []
         for part in _runs([t[0] for t in todo], 1.5, 16):
             chosen = sorted(todo[part], key=lambda t: (t[1], t[2]))
             shape = _rectangle(at, [t[0] for t in chosen], device)
             for length, _, i in chosen:
-                row = rows[i]
-                tokens.append(row.tokens[:-1])
-                step = torch.arange(length) + row.prompt.next_position
-                positions.append(step.expand(*row.prompt.positions.shape[:-1], length))
-                source[i] = torch.cat([torch.tensor([last[row.number]]), torch.arange(at, at + length)])
+                own_tokens, own_positions, own_visual, predicts = own[i]
+                tokens.append(own_tokens)
+                positions.append(own_positions)
+                source[i] = torch.cat([torch.tensor([last[rows[i].number]]), torch.arange(at, at + length)])[predicts]
+                if rows[i].inserted and not blind:
+                    visual.append(own_visual + at)
+                    in_order += rows[i].shown
                 at += length
             owner = torch.tensor([t[1] for t in chosen], device=device) if len(inside) > 1 else None
             widths = tuple(lengths[t[1]] for t in chosen)
-            starts = torch.tensor([len(packed[t[1]]) for t in chosen])
-            own = torch.arange(shape.length) + starts[:, None]
+            inside_own = _padded_places([rows[t[2]].visual[:-1] for t in chosen], blind, shape.length)
+            behind = inside_own + torch.tensor([len(packed[t[1]]) for t in chosen])[:, None]
             keys = places[torch.tensor([t[1] for t in chosen])]
-            responses.append(ResponseBatch(shape, owner, widths, rectangle.length, device, (keys, own)))
+            responses.append(ResponseBatch(shape, owner, widths, rectangle.length, device, (keys, behind)))
         seen = _padded_images(packed, rectangle.length) if both_ways and not blind else None
         batches.append(PromptBatch(rectangle, tuple(responses), places, seen, device))
     return Layout(
@@ -244,6 +307,6 @@ def build_layout(rows: Sequence[Row], blind: bool, device: torch.device, both_wa
         positions=torch.cat(positions, -1).to(device),
         batches=tuple(batches),
         visual=(torch.cat(visual) if visual else torch.zeros(0, dtype=torch.int64)).to(device),
-        order=tuple(order),
+        shown=tuple(in_order),
         source=torch.cat([s for s in source if s is not None]).to(device),
     )

@@ -159,6 +159,7 @@ class Patches:
 
     def read(self, item: Item) -> NDArray[np.uint8]:
         """[frames, H, W, 3]: the nearest 8-bit pixels."""
+        assert item.grid is not None, "tiles are no patches"
         steps, rows, columns = (int(n) for n in item.grid)
         patches = item.pixels.float().view(-1, 3, self.depth, self.side, self.side)
         if self.image:

@@ -43,7 +43,9 @@ class Retiling:
         """As `Pixels.edited`."""
         found = items(prompt)
         if prompt.sample is None or len(prompt.sample.media) != len(found):
-            raise ValueError(f"sample {prompt.sample_id}: its images are not at hand, so there is no view {tag} of them")
+            raise ValueError(
+                f"sample {prompt.sample_id}: its images are not at hand, so there is no view {tag} of them"
+            )
         keys, made = [], []
         for place, (item, media) in enumerate(zip(found, prompt.sample.media, strict=True)):
             picture = self._at_size(self.load_image(media).convert("RGB"), item, len(found) > 1)

@@ -55,7 +55,8 @@ class Runner:
     def rows(self, prompts: Sequence[Prompt], rollouts: Rollouts, rows: Sequence[int]) -> list[Row]:
         groups, lengths = rollouts.group.tolist(), rollouts.valid.sum(1).tolist()
         tokens = rollouts.tokens.cpu()
-        return [Row(prompts[groups[i]], tokens[i, : lengths[i]], groups[i]) for i in rows]
+        inserted = rollouts.inserted or ((),) * len(rollouts)
+        return [Row(prompts[groups[i]], tokens[i, : lengths[i]], groups[i], inserted[i]) for i in rows]
 
     def run(
         self,
@@ -66,15 +67,16 @@ class Runner:
         temperature: float,
         scope: Scope | None = None,
     ) -> tuple[Scores, tuple[Tensor, Tensor]]:
-        """Outputs [N] of the real tokens of `rows`, and where they stand: (index into rows, column), both [N].
+        """Outputs [N] of the scored tokens of `rows`, and where they stand: (index into rows, column), both [N].
         `scope`: of a forward that all ranks make in step."""
         lengths = [int(n) for n in rollouts.valid.sum(1)[torch.tensor(list(rows), device=rollouts.tokens.device)]]
         inside = [i for i, n in enumerate(lengths) if n > 0]
         if not inside:
             raise ValueError(f"responses {list(rows)} have no tokens to score; leave them out (micro_batches does)")
         batch = self.rows(prompts, rollouts, [rows[i] for i in inside])
-        row_of = torch.cat([torch.full((lengths[i],), i) for i in inside])
-        column = torch.cat([torch.arange(lengths[i]) for i in inside])
+        columns = [row.scored.nonzero()[:, 0] for row in batch]
+        row_of = torch.cat([torch.full((len(own),), i) for i, own in zip(inside, columns, strict=True)])
+        column = torch.cat(columns)
         targets = {v: [t for n in names if (t := scores.target_view(v, n)) is not None] for v, names in wanted.items()}
         views = list(dict.fromkeys([*wanted, *(t for found in targets.values() for t in found)]))
         views.sort(key=lambda v: v.name != "clean")  # blind rows without media take over the clean states
@@ -87,7 +89,7 @@ class Runner:
                 recorders[view] = Recorder.of(recorded, self.body.config)
             clean = None if recorded else hidden.get(View(weights=view.weights))
             hidden[view], there[view] = self._view(view, batch, clean, recorders.get(view), scope)
-        target = torch.cat([r.tokens for r in batch]).to(self.body.device)
+        target = torch.cat([r.targets for r in batch]).to(self.body.device)
         found = self.read(hidden, target, wanted, temperature, scope)
         for view, recorder in recorders.items():
             found[view] |= recorder.values

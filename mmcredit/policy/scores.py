@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PER_TOKEN = frozenset({"logprobs", "entropy", "logsumexp", "sampled_logit", "self_certainty"})
-FROM_BODY = frozenset({"head_input", "attention_entropy"})  # no logits needed
+FROM_BODY = frozenset({"head_input", attention_entropy.NAME, attention_entropy.PROMPT})  # no logits needed
 CHUNK_BYTES = 256 * 2**20  # float32 logits of all views of a chunk
 
 

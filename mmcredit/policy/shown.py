@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from mmcredit.policy.layout import Row
 from mmcredit.policy.passes import View
 from mmcredit.policy.prompt import Prompt
+from mmcredit.rollouts import Inserted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,24 +57,40 @@ def of_view(view: View, rows: Sequence[Row], makers: Mapping[str, MakePrompt]) -
         known = ", ".join(sorted({"clean", "blind", *makers}))
         raise ValueError(f"a pass asks for the unknown view {view.name!r}; known: {known}")
     first = {row.number: row for row in reversed(rows)}
-    made = {number: makers[view.name](view, row.prompt) for number, row in first.items()}
-    kept = [Row(prompt, r.tokens, r.number) for r in rows if (prompt := made[r.number]) is not None]
+    maker = makers[view.name]
+    made = {number: maker(view, row.prompt) for number, row in first.items()}
+    kept = [
+        replace(r, prompt=prompt, inserted=_pieces(view, r, maker))
+        for r in rows
+        if (prompt := made[r.number]) is not None
+    ]
     if len(kept) == len(rows):
         return Shown(kept)
     return Shown(kept, _tokens([made[r.number] is not None for r in rows], rows))
 
 
+def _pieces(view: View, row: Row, maker: MakePrompt) -> tuple[Inserted, ...]:
+    """What was inserted, as a view shows it: one that changes media (`changes_media`) changes them there too."""
+    if not getattr(maker, "changes_media", False):
+        return row.inserted
+    made = [(one, maker(view, one.piece)) for one in row.inserted]
+    return tuple(one if piece is one.piece else replace(one, piece=piece) for one, piece in made)
+
+
 def with_media(rows: Sequence[Row]) -> Shown:
-    """The rows whose prompt has visual tokens."""
-    seen = [bool(r.prompt.visual.any()) for r in rows]
+    """The rows whose prompt, or what was inserted, has visual tokens."""
+    seen = [any(bool(piece.visual.any()) for piece in (r.prompt, *r.shown)) for r in rows]
     if all(seen):
         return Shown(rows)
     return Shown([r for r, media in zip(rows, seen, strict=True) if media], _tokens(seen, rows))
 
 
 def changed(rows: Sequence[Row], seen: Sequence[Row]) -> Shown:
-    """Of rows `seen` (a view's, one for each of the clean `rows`) those that show another prompt."""
-    differ = [s.prompt is not r.prompt for s, r in zip(seen, rows, strict=True)]
+    """Of rows `seen` (a view's, one for each of the clean `rows`) those that show another prompt or other pieces."""
+    differ = [
+        s.prompt is not r.prompt or any(a is not b for a, b in zip(s.shown, r.shown, strict=True))
+        for s, r in zip(seen, rows, strict=True)
+    ]
     if all(differ):
         return Shown(seen)
     return Shown([s for s, other in zip(seen, differ, strict=True) if other], _tokens(differ, rows))
@@ -89,4 +106,4 @@ def blanked(values: Tensor, there: Sequence[Tensor | None]) -> Tensor:
 
 
 def _tokens(chosen: Sequence[bool], rows: Sequence[Row]) -> Tensor:
-    return torch.tensor(chosen).repeat_interleave(torch.tensor([r.tokens.shape[0] for r in rows]))
+    return torch.tensor(chosen).repeat_interleave(torch.tensor([r.targets.shape[0] for r in rows]))

@@ -74,9 +74,7 @@ class TileProcessor:
             )
         )
 
-    def difference(
-        self, text: str, images: Sequence[Any], tokens: Tensor, media: Mapping[str, Tensor]
-    ) -> str | None:
+    def difference(self, text: str, images: Sequence[Any], tokens: Tensor, media: Mapping[str, Tensor]) -> str | None:
         """What differs from the processor's own prompt; None if nothing does."""
         out = self.whole(text, images)
         ids = out["input_ids"][0]

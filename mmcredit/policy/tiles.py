@@ -26,10 +26,8 @@ SEVERAL = "image_several"  # [1] bool: one of several images of its prompt (LLaV
 class Tiles:
     """`Family` of models with tiles."""
 
-    kinds = ("image",)
-
-    def __init__(self, model: nn.Module, tower: nn.Module) -> None:
-        self.model: Any = model
+    def __init__(self, model: Any, tower: nn.Module) -> None:
+        self.model = model
         self.tower: Any = tower
         asked = inspect.signature(self.model.get_image_features).parameters
         self._nested = MASK in asked  # [prompts, tiles, C, H, W]

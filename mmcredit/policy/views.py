@@ -58,6 +58,8 @@ class Views:
         # By the prompt object (kept alive here, so that its id stays its own).
         self._made: dict[tuple[str, int, int], tuple[Prompt, Prompt]] = {}
 
+    changes_media = True  # of prompts, and of what was inserted into responses
+
     @property
     def names(self) -> tuple[str, ...]:
         """The views made here."""

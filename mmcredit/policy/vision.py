@@ -57,8 +57,6 @@ class Item:
 class Family(Protocol):
     """How models of one kind take preprocessed images: `grids` and `tiles` are the two there are."""
 
-    kinds: tuple[str, ...]  # of media that can be encoded
-
     def encode(self, kind: str, todo: Sequence[Item]) -> list[Feature]:
         """A feature for each item, by the model's own `get_image_features` (or `get_video_features`)."""
         ...

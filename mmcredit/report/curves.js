@@ -45,6 +45,15 @@ function tickLabel(value) {
   return size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential().replace("e+", "e") : String(value);
 }
 
+const TICK_WIDTH = 6.4; // pixels of a character of a tick label at most
+
+function bandPath(band, x, y) {
+  if (!band.length) return "";
+  const there = band.map(([step, , high]) => `${x(step).toFixed(1)} ${y(high).toFixed(1)}`);
+  const back = [...band].reverse().map(([step, low]) => `${x(step).toFixed(1)} ${y(low).toFixed(1)}`);
+  return `M${there.join("L")}L${back.join("L")}Z`;
+}
+
 function pathOf(points, x, y) {
   let path = "", open = false;
   for (const [step, value] of points) {
@@ -118,7 +127,7 @@ function drawChart(chart) {
   const width = chart.plot.clientWidth, height = 168;
   if (!width) return;
   chart.drawn = width;
-  const margin = { left: 46, right: 10, top: 8, bottom: 22 };
+  const margin = { left: 46, right: 10, top: 8, bottom: 22 }; // left grows with the labels
   const lines = chart.series.map((s) => ({ ...s, line: s.points }));
   for (const s of lines) if (s.smoothed) {
     const values = smooth(s.points.map((p) => p[1]));
@@ -126,7 +135,7 @@ function drawChart(chart) {
   }
   chart.lines = lines;
   chart.steps = [...new Set(lines.flatMap((s) => s.points.map((p) => p[0])))].sort((a, b) => a - b);
-  const values = lines.flatMap((s) => s.points.map((p) => p[1]).concat((s.whiskers || []).flatMap((p) => [p.low, p.high]))).filter((v) => v !== null);
+  const values = lines.flatMap((s) => s.points.map((p) => p[1]).concat((s.whiskers || []).flatMap((p) => [p.low, p.high]), (s.band || []).flatMap((p) => [p[1], p[2]]))).filter((v) => v !== null);
   let low = Math.min(...values), high = Math.max(...values);
   if (low >= 0 && low < 0.35 * high) low = 0;
   if (low === 0 && high === 0) high = 1;
@@ -137,6 +146,8 @@ function drawChart(chart) {
   const all = report.curves.steps.concat(report.evaluations.flatMap((set) => set.points.map((p) => p.step)));
   let first = Math.min(...all), last = Math.max(...all);
   if (first === last) { first -= 1; last += 1; }
+  const ticks = niceTicks(low, high, 4);
+  margin.left = Math.max(margin.left, 12 + TICK_WIDTH * Math.max(...ticks.map((tick) => tickLabel(tick).length)));
   const inner = width - margin.left - margin.right, tall = height - margin.top - margin.bottom;
   const x = (step) => margin.left + (step - first) / (last - first) * inner;
   x.invert = (px) => first + (px - margin.left) / inner * (last - first);
@@ -144,7 +155,7 @@ function drawChart(chart) {
   chart.x = x;
   chart.y = y;
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  for (const tick of niceTicks(low, high, 4)) {
+  for (const tick of ticks) {
     svg.append(draw("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) }));
     svg.append(draw("text", { class: "tick", x: margin.left - 6, y: y(tick) + 3.5, "text-anchor": "end", text: tickLabel(tick) }));
   }
@@ -153,7 +164,8 @@ function drawChart(chart) {
     svg.append(draw("text", { class: "tick", x: x(tick), y: height - 6, "text-anchor": "middle", text: String(tick) }));
   }
   lines.forEach((s, i) => {
-    const colour = `line c${i % LINE_CLASSES}`;
+    const colour = `line c${(s.colour ?? i) % LINE_CLASSES}`;
+    if (s.band) svg.append(draw("path", { class: `band c${(s.colour ?? i) % LINE_CLASSES}`, d: bandPath(s.band, x, y) }));
     if (s.smoothed && smoothing > 0) svg.append(draw("path", { class: colour + " raw", d: pathOf(s.points, x, y) }));
     for (const p of s.whiskers || []) {
       svg.append(draw("path", { class: colour + " whisker", d: `M${x(p.step)} ${y(p.low)}V${y(p.high)}M${x(p.step) - 4} ${y(p.low)}h8M${x(p.step) - 4} ${y(p.high)}h8` }));
@@ -188,11 +200,11 @@ function showReading(chart) {
     let text = shown ? formatNumber(shown[1]) : "–";
     if (index >= 0 && s.smoothed && smoothing > 0 && s.line[index][1] !== null) text += ` (smooth ${formatNumber(s.line[index][1])})`;
     if (index >= 0 && s.line[index][1] !== null) {
-      chart.reading.append(draw("circle", { class: `line c${i % LINE_CLASSES} dot`, cx: chart.x(step), cy: chart.y(s.line[index][1]), r: 3.5 }));
+      chart.reading.append(draw("circle", { class: `line c${(s.colour ?? i) % LINE_CLASSES} dot`, cx: chart.x(step), cy: chart.y(s.line[index][1]), r: 3.5 }));
     }
     const label = chart.spec.label ? chart.spec.label(s.name) : s.name === chart.spec.title ? "value" : s.name;
     const meaning = report.curves.meaning[s.name];
-    return make("span", { class: `item c${i % LINE_CLASSES}`, title: meaning ? `${s.name}: ${meaning.join("\n\n")}` : s.name }, make("i"), `${label} `, make("b", { text }));
+    return make("span", { class: `item c${(s.colour ?? i) % LINE_CLASSES}`, title: meaning ? `${s.name}: ${meaning.join("\n\n")}` : s.name }, make("i"), `${label} `, make("b", { text }));
   }), make("span", { class: "at", text: step === null ? "last" : `step ${step}` }));
 }
 

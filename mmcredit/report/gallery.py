@@ -77,6 +77,12 @@ def build_gallery(run_dir: Path, sample_files: Mapping[int, Path], budget: int) 
                 gallery.groups_left_out += 1
                 continue
             item["media"] = [shelf.add(name) for name in group[0].get("media") or []]
+            for member, row in zip(item["members"], group, strict=False):
+                if row.get("inserted"):
+                    member["inserted"] = [
+                        {"at": one["at"], "count": one["count"], "media": [shelf.add(name) for name in one["media"]]}
+                        for one in row["inserted"]
+                    ]
             gallery.bytes += size
             gallery.responses += len(item["members"])
             gallery.responses_left_out += len(group) - len(item["members"])
@@ -122,7 +128,7 @@ def _fit(group: list[dict[str, Any]], room: int, shelf: _Shelf) -> tuple[dict[st
     size = _size(item) + sum(shelf.cost(name) for name in first.get("media") or [])
     for row in group:
         member = pack_response(row)
-        more = _size(member)
+        more = _size(member) + sum(shelf.cost(name) for one in row.get("inserted") or [] for name in one["media"])
         if size + more > room:
             break
         item["members"].append(member)

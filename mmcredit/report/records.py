@@ -144,6 +144,12 @@ class EvaluationWriter:
         # <=: the evaluation before the first replayed step may carry its number, and is not made again.
         keep = (lambda row: row.get("step", -1) <= resume_step) if resume_step else None
         self._lines = Lines(Path(run_dir) / files.EVALUATIONS, keep)
+        self._answers = Lines(Path(run_dir) / files.ANSWERS, keep)
+
+    def answers(self, step: int, name: str, mode: str, right: Mapping[str, float]) -> None:
+        """`answers.jsonl`: the share of right answers (`right`) by question id, for what compares runs question by
+        question. Questions that could not be judged are left out."""
+        self._answers.append({"step": step, "name": name, "mode": mode, "right": dict(right)})
 
     def write(
         self,
@@ -165,8 +171,9 @@ class EvaluationWriter:
         self._lines.append(_plain({**row, "low": low, "high": high, **more}))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         self._lines.close()
+        self._answers.close()
 
 
 class Records:
@@ -244,6 +251,7 @@ class Run:
     cost: dict[str, Any]
     sample_files: dict[int, Path]  # step -> parquet
     unreadable: dict[str, int] = field(default_factory=dict)  # file -> lines that could not be read
+    answers: list[dict[str, Any]] = field(default_factory=list)  # as evaluations; empty in runs of older versions
 
 
 def load_run(run_dir: str | Path) -> Run:
@@ -266,14 +274,17 @@ def load_run(run_dir: str | Path) -> Run:
         raise ValueError(f"{path / files.CONFIG}: not valid YAML: {error}") from None
     rows: dict[str, list[dict[str, Any]]] = {}
     unreadable: dict[str, int] = {}
-    for name in (files.METRICS, files.EVALUATIONS, files.EVENTS):
+    for name in (files.METRICS, files.EVALUATIONS, files.EVENTS, files.ANSWERS):
         found, broken = read_lines(path / name)
         rows[name] = [row for row in found if isinstance(row.get("step"), int)]
         broken += len(found) - len(rows[name])
         if broken:
             unreadable[name] = broken
     metrics = {row["step"]: row for row in rows[files.METRICS]}
-    evaluations = {(row["step"], str(row.get("name")), str(row.get("mode"))): row for row in rows[files.EVALUATIONS]}
+    evaluations, answers = (
+        {(row["step"], str(row.get("name")), str(row.get("mode"))): row for row in rows[name]}
+        for name in (files.EVALUATIONS, files.ANSWERS)
+    )
     events = {(e["step"], e.get("level"), e.get("kind"), e.get("message")): e for e in rows[files.EVENTS]}
     return Run(
         path=path,
@@ -286,6 +297,7 @@ def load_run(run_dir: str | Path) -> Run:
         cost=read_json(path / files.COST),
         sample_files=SampleWriter.find(path),
         unreadable=unreadable,
+        answers=[answers[key] for key in sorted(answers) if isinstance(answers[key].get("right"), dict)],
     )
 
 

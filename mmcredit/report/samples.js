@@ -114,7 +114,14 @@ function responseCard(member, range) {
   walkTokens(body, select);
   const text = member.text === undefined ? null : make("details", {}, make("summary", { text: "decoded text" }), make("pre", { text: member.text }));
   const verdicts = (member.verdicts || []).map(verdictNode);
-  return make("article", { class: right ? "response yes" : "response no" }, head, body, ...verdicts, text);
+  const inserted = (member.inserted || []).map(insertedNode);
+  return make("article", { class: right ? "response yes" : "response no" }, head, body, ...inserted, ...verdicts, text);
+}
+
+// Media in the middle of a response: where they stand, and some of their frames.
+function insertedNode(one) {
+  const pictures = one.media.filter((place) => report.media[place] !== null).map((place) => make("img", { src: report.media[place], alt: "inserted frame", loading: "lazy" }));
+  return make("div", { class: "inserted" }, make("span", { class: "part", text: `inserted: tokens ${one.at}–${one.at + one.count - 1}` }), ...pictures);
 }
 
 // What a verifier says of the response: its status, then a line per flagged string with where it was found.

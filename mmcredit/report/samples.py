@@ -50,6 +50,15 @@ class VerdictRow:
 
 
 @dataclass(frozen=True)
+class InsertedRow:
+    """What was put into a response: `count` tokens from `at` on, and what they show."""
+
+    at: int
+    count: int
+    media: Sequence[str]  # file names that `MediaStore.put` returned
+
+
+@dataclass(frozen=True)
 class SampleRow:
     """One response of a sample table. T tokens; every per-token list has that length.
 
@@ -73,6 +82,7 @@ class SampleRow:
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)  # signal -> value at each token
     truncated: bool = False
     verdicts: Sequence[VerdictRow] = ()  # one per verifier of the run
+    inserted: Sequence[InsertedRow] = ()
 
     def __post_init__(self) -> None:
         count = len(self.token_ids)
@@ -101,6 +111,7 @@ def _schema() -> pyarrow.Schema:
             ]
         )
     )
+    inserted = pa.list_(pa.struct([("at", pa.int32()), ("count", pa.int32()), ("media", pa.list_(pa.string()))]))
     words = [(name, pa.string()) for name in ("verifier", "status", "reason", "detail")]
     return pa.schema(
         [
@@ -122,6 +133,7 @@ def _schema() -> pyarrow.Schema:
             ("parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float32())]))),
             ("truncated", pa.bool_()),
             ("verdicts", pa.list_(pa.struct([*words, ("spans", spans)]))),
+            ("inserted", inserted),
         ]
     )
 
@@ -183,6 +195,7 @@ def _record(step: int, row: SampleRow) -> dict[str, Any]:
         "parts": [{"name": k, "value": float(v)} for k, v in row.parts.items()],
         "truncated": bool(row.truncated),
         "verdicts": [_verdict(verdict) for verdict in row.verdicts],
+        "inserted": [{"at": one.at, "count": one.count, "media": list(one.media)} for one in row.inserted],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -13,9 +14,11 @@ from mmcredit.components import Component
 class Reward(Component):
     """One part of the reward; the total is the sum of weight * value over the parts.
 
-    `__call__` runs in a worker process. None means "does not apply to this item" (counted, worth 0); raising, hanging
-    past `timeout`, NaN and infinity are counted and worth `on_error` / `on_timeout`.
+    `__call__` runs in a worker process. None means "does not apply to this item" (counted, worth 0 in the total);
+    raising, hanging past `timeout`, NaN and infinity are counted and worth `on_error` / `on_timeout`.
     """
+
+    not_applicable: ClassVar[float] = 0.0  # in `reward_parts` for None; NaN where credit must not take it for a value
 
     weight: float = Field(1.0, allow_inf_nan=False, description="factor of this part in the total")
     timeout: float = Field(

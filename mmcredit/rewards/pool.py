@@ -27,7 +27,7 @@ class RewardResult:
     """What a batch of n responses earned. All lists have n entries, in the order of the items."""
 
     total: list[float]  # sum over the parts of weight * value
-    parts: dict[str, list[float]]  # by part name, values before the weight; 0 where a part does not apply
+    parts: dict[str, list[float]]  # by part name, values before the weight; `not_applicable` where it does not apply
     applies: dict[str, list[bool]]  # by part name, False where the reward returned None
     counts: dict[str, int]  # "name/error", "name/timeout", "name/not_applicable"; by kind "name/error/raised" ...
     first_errors: list[str]  # a few of the errors and timeouts, with their sample ids
@@ -234,11 +234,15 @@ class _Tally:
         weights = [reward.weight for reward in self.pool.rewards]
         return RewardResult(
             total=[math.fsum(map(mul, weights, row)) for row in zip(*self.values, strict=True)],
-            parts=dict(zip(self.pool.names, self.values, strict=True)),
+            parts=dict(zip(self.pool.names, map(self._part, range(len(weights))), strict=True)),
             applies=dict(zip(self.pool.names, self.applies, strict=True)),
             counts=self.counts,
             first_errors=self._first_errors(),
         )
+
+    def _part(self, which: int) -> list[float]:
+        absent = self.pool.rewards[which].not_applicable
+        return [v if there else absent for v, there in zip(self.values[which], self.applies[which], strict=True)]
 
     def _first_errors(self, which: int | None = None, limit: int = 5) -> list[str]:
         chosen = sorted(e for e in self.errors if which is None or e[0] == which)[:limit]

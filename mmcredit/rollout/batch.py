@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
+    from mmcredit.rollout.reaction import Reaction
 
 
 # Signals [B,S] with an axis of their own, padded to the longest where batches meet; what an empty place holds.
@@ -28,7 +29,8 @@ class Ask:
     """A wish for responses: one per seed, to one prompt.
 
     `shown` is what the sampler sees instead of `prompt` (a noised image); the responses are scored and trained on
-    `prompt`. `prefix` are ids that every response goes on from: valid in the batch, but without credit.
+    `prompt`. `prefix` are ids that every response goes on from: valid in the batch, but without credit. `reaction`
+    may insert tokens and media into them.
     """
 
     sample: Sample
@@ -36,6 +38,7 @@ class Ask:
     seeds: tuple[int, ...]
     shown: Prompt | None = None
     prefix: tuple[int, ...] = ()
+    reaction: Reaction | None = None
 
 
 @dataclass
@@ -139,5 +142,8 @@ def join(batches: Sequence[Batch], pad_token_id: int) -> Batch:
         segments=rows("segments", [p.segments for p in parts], 0),
         signals=named("signals"),
         samples=tuple(samples),
+        inserted=None
+        if all(p.inserted is None for p in parts)
+        else tuple(own for p in parts for own in (p.inserted or ((),) * len(p))),
     )
     return Batch(samples, prompts, rollouts, [text for batch in batches for text in batch.texts])

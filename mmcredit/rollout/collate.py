@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ def collate(
 
     `group` is the index into `prompts` of a request's prompt (the same object); `samples`, if given, go along with
     `prompts`. A request's prefix stands before its responses' tokens: valid, but not credited, since it was not
-    sampled here. Tokens and log-probs are copied, never re-tokenised; padding is `pad_token_id` and 0. Rewards are 0
-    until scored.
+    sampled here; neither is what was inserted into a response. Tokens and log-probs are copied, never re-tokenised;
+    padding is `pad_token_id` and 0. Rewards are 0 until scored.
 
     Raises ValueError if the responses are not those of the requests, or a prompt is missing.
     """
@@ -62,16 +63,25 @@ def collate(
         tokens.append([*prefix, *response.tokens, *[pad_token_id] * after])
         logprobs.append([*[0.0] * before, *response.logprobs, *[0.0] * after])
         sampled.append((before, before + count))
+    inserted = [
+        tuple(replace(one, at=len(prefix) + one.at) for one in response.inserted)
+        for prefix, response in zip(prefixes, responses, strict=True)
+    ]
     b = len(responses)
     columns, span = torch.arange(width), torch.tensor(sampled, dtype=torch.int64).view(b, 2, 1)
+    mask = (columns >= span[:, 0]) & (columns < span[:, 1])
+    for row, own in enumerate(inserted):
+        for one in own:
+            mask[row, one.at : one.end] = False
     rollouts = Rollouts(
         tokens=torch.tensor(tokens, dtype=torch.int64).view(b, width),
-        mask=(columns >= span[:, 0]) & (columns < span[:, 1]),
+        mask=mask,
         valid=columns < span[:, 1],
         group=torch.tensor(group, dtype=torch.int64),
         rewards=torch.zeros(b),
         truncated=torch.tensor([r.finish == "length" for r in responses], dtype=torch.bool),
         sampler_logprobs=torch.tensor(logprobs, dtype=torch.float32).view(b, width),
         samples=None if samples is None else tuple(samples),
+        inserted=tuple(inserted) if any(inserted) else None,
     )
     return rollouts.to(device)

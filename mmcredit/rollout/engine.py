@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmcredit.policy.prompt import Prompt
+from mmcredit.rollout.reaction import Reaction
+from mmcredit.rollouts import Inserted
 
 
 class Sampling(BaseModel):
@@ -43,6 +45,12 @@ class Request:
     prefix: Sequence[int] = ()
     tag: int = 0  # the caller's own number, handed back
     limit: int | None = None  # tokens to sample at most, where that is fewer than the sampling's max_new_tokens
+    reaction: Reaction | None = None  # what may be inserted; for engines that serve it (`takes_reactions`)
+
+    @property
+    def room(self) -> int:
+        """Tokens that may be inserted into a response, which do not count towards the limit of sampled ones."""
+        return 0 if self.reaction is None else self.reaction.room
 
     def new_tokens(self, most: int) -> int:
         """Tokens to sample at most, where the sampling's max_new_tokens is `most`."""
@@ -55,10 +63,16 @@ class Response:
 
     tag: int
     member: int  # which seed of the request
-    tokens: list[int]  # ids exactly as sampled, the end token included
+    tokens: list[int]  # ids exactly as sampled, the end token included, and what was inserted between them
     logprobs: list[float]  # of each token under the distribution at the sampling temperature (full softmax, nats)
     finish: Literal["stop", "length"]
-    notes: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)  # of a reaction
+    inserted: tuple[Inserted, ...] = ()  # at their places in `tokens`; their log-probs are 0
+
+    @property
+    def sampled(self) -> int:
+        """Tokens that the policy said."""
+        return len(self.tokens) - sum(len(one.piece) for one in self.inserted)
 
 
 class RolloutEngine(Protocol):

@@ -18,7 +18,7 @@ def reward_item(sample: Sample, text: str, response: Response) -> RewardItem:
         response=text,
         answer=sample.answer,
         prompt=last_text(sample),
-        num_tokens=len(response.tokens),
+        num_tokens=response.sampled,
         truncated=response.finish == "length",
         sample_id=sample.id,
         meta=dict(sample.meta),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import TrainBlock
+    from mmcredit.config import OptimizerBlock
     from mmcredit.policy.policy import Policy
     from mmcredit.world import World
 
@@ -68,12 +68,12 @@ class EngineSettings(Protocol):
         """Join the other processes, before anything else is built. Raises ValueError where they do not fit."""
         ...
 
-    def open(self, policy: Policy, config: TrainBlock, total_updates: int, world: World) -> TrainingEngine:
+    def open(self, policy: Policy, config: OptimizerBlock, total_updates: int, world: World) -> TrainingEngine:
         """The engine over the policy's trainable parameters. Raises ValueError if there is none."""
         ...
 
 
-def learning_rate(config: TrainBlock, update: int, total_updates: int) -> float:
+def learning_rate(config: OptimizerBlock, update: int, total_updates: int) -> float:
     """The rate of optimizer step `update` (from 0): linear warm-up, then the schedule down to its minimum."""
     if update < config.warmup_steps:
         return config.learning_rate * (update + 1) / config.warmup_steps
@@ -93,7 +93,7 @@ class Counters:
     skipped: int = 0
     skipped_in_a_row: int = 0
 
-    def count(self, norm: float, config: TrainBlock) -> bool:
+    def count(self, norm: float, config: OptimizerBlock) -> bool:
         """Count a step with this gradient norm; True if it is to be skipped. Raises RuntimeError for too many."""
         self.updates += 1
         if math.isfinite(norm):

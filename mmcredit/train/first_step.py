@@ -31,7 +31,13 @@ def score(parts: Parts, config: RunConfig, batch: Batch, first: bool, event: Eve
     if not plan.passes:
         return batch.rollouts, None
     passes = list(plan.passes)
-    has_media = torch.tensor([bool(batch.prompts[g].visual.any()) for g in batch.rollouts.group.tolist()])
+    inserted = batch.rollouts.inserted or ((),) * len(batch)
+    has_media = torch.tensor(
+        [
+            any(bool(p.visual.any()) for p in (batch.prompts[g], *(one.piece for one in own)))
+            for g, own in zip(batch.rollouts.group.tolist(), inserted, strict=True)
+        ]
+    )
     has_media = has_media.to(parts.policy.device)
     probe = first and config.check.image_probe and bool(has_media.any())
     if probe:

@@ -32,6 +32,11 @@ class Before:
     not_applicable: Sequence[str] = ()
 
 
+def mode(temperature: float) -> str:
+    """How answers are drawn, as the records name it."""
+    return "greedy" if temperature == 0 else f"T={temperature:g}"
+
+
 class HeldOut:
     """The held-out questions of a run.
 
@@ -90,6 +95,9 @@ class HeldOut:
         if self.baseline is None and step == 0:
             self.baseline = self._now
         self._write(step, found, sampling.temperature, time.perf_counter() - began)
+        pairs = zip(asked.samples, found.correct, strict=True)
+        right = {sample.id: value for sample, value in pairs if value is not None}
+        self.records.evaluations.answers(step, "held-out", mode(sampling.temperature), right)
         self.progress.evaluated(step, found)
         return found
 
@@ -127,7 +135,7 @@ class HeldOut:
             accuracy=found.accuracy.value,
             low=found.accuracy.low,
             high=found.accuracy.high,
-            mode="greedy" if temperature == 0 else f"T={temperature:g}",
+            mode=mode(temperature),
             seconds=seconds,
             length=found.mean_length,
             truncated=found.truncated,

@@ -203,6 +203,7 @@ class Trainer:
             rows = sample_rows(
                 rollouts, credit, logprobs, batch.samples, batch.texts, parts.policy.tokenizer,
                 self.records.media, config.data.media, config.log.samples_groups, self.stage.verdicts,
+                batch.prompts, None if parts.policy.processor is None else parts.views.pixels,
             )  # fmt: skip
             self.records.samples.write(step, rows)
         if self.world.writes and config.log.rollouts_every and step % config.log.rollouts_every == 0:

@@ -58,12 +58,18 @@ class Progress:
             self._printed = now
             left = (now - self._began) / (step + 1 - self.first) * (self.total - step - 1)
             self.console.print(
-                f"step {step + 1:>5}/{self.total}  reward {metrics['reward/mean']:.3f}  "
-                f"length {metrics['response/length_mean']:.1f}  no signal {metrics['group/zero_signal']:.0%}  "
+                f"step {step + 1:>5}/{self.total}  {self.words(metrics)}  "
                 f"grad {metrics['policy/grad_norm']:.2g}  {metrics['cost/step_seconds']:.2f} s/step  "
                 f"left {_clock(left)}",
                 highlight=False,
             )
+
+    def words(self, metrics: Mapping[str, float]) -> str:
+        """What a line says of a step, besides its gradient and its time."""
+        return (
+            f"reward {metrics['reward/mean']:.3f}  length {metrics['response/length_mean']:.1f}  "
+            f"no signal {metrics['group/zero_signal']:.0%}"
+        )
 
     def evaluation(self, step: int, total: int) -> None:
         """An evaluation of `total` questions begins."""

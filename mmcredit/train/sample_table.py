@@ -10,15 +10,21 @@ import torch
 
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import last_text
+from mmcredit.policy.vision import items
+from mmcredit.report.gallery import spread
 from mmcredit.report.pieces import token_pieces
-from mmcredit.report.samples import MediaStore, SampleRow, VerdictRow
+from mmcredit.report.samples import InsertedRow, MediaStore, SampleRow, VerdictRow
 from mmcredit.rollouts import Credit, Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.data.sample import Sample
+    from mmcredit.policy.pixels import Pixels
+    from mmcredit.policy.prompt import Prompt
     from mmcredit.verifiers.base import Verdict
+
+SHOWN_FRAMES = 8  # of a video
 
 
 def sample_rows(
@@ -32,10 +38,13 @@ def sample_rows(
     limits: MediaLimits,
     num_groups: int,
     verdicts: Mapping[str, Sequence[Verdict]] = MappingProxyType({}),
+    prompts: Sequence[Prompt] = (),
+    pixels: Pixels | None = None,
 ) -> list[SampleRow]:
     """All responses of the first `num_groups` groups that have credit, filled up with others.
 
-    `verdicts`: by verifier, one for each of the B responses.
+    `verdicts`: by verifier, one for each of the B responses. With `prompts` and `pixels`, which reads frames back,
+    videos are shown by some of their frames.
     """
     has_credit = (credit.advantages != 0).any(1)
     groups = list(dict.fromkeys(rollouts.group.tolist()))
@@ -46,6 +55,8 @@ def sample_rows(
     for group in chosen:
         sample = samples[group]
         names = [media.put(content_key(m), load_image(m, limits)) for m in sample.media if m.kind == "image"]
+        if pixels is not None and prompts:
+            names += _frames(prompts[group], media, pixels)
         for member, row in enumerate((rollouts.group == group).nonzero().squeeze(1).tolist()):
             keep = rollouts.valid[row]
 
@@ -73,6 +84,23 @@ def sample_rows(
                     parts={name: float(value[row]) for name, value in rollouts.reward_parts.items()},
                     truncated=bool(rollouts.truncated[row]),
                     verdicts=[VerdictRow.of(name, given[row]) for name, given in verdicts.items()],
+                    inserted=[
+                        InsertedRow(
+                            one.at, one.end - one.at, [] if pixels is None else _frames(one.piece, media, pixels)
+                        )
+                        for one in (rollouts.inserted[row] if rollouts.inserted else ())
+                    ],
                 )
             )
     return rows
+
+
+def _frames(prompt: Prompt, media: MediaStore, pixels: Pixels) -> list[str]:
+    """Files of some frames of each video, as the model sees them, evenly over its length."""
+    names = []
+    for item in items(prompt) if prompt.media_keys else ():
+        if item.kind == "video":
+            frames = pixels.frames(item, prompt.sample_id)
+            for place in spread(range(len(frames)), SHOWN_FRAMES):
+                names.append(media.put(f"{item.key}#{place}", frames[place]))
+    return names

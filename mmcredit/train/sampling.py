@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -155,7 +156,10 @@ class SamplingStage:
                 place[id(ask.prompt)] = len(prompts)
                 prompts.append(ask.prompt)
                 samples.append(ask.sample)
-        shown = [Request(ask.shown or ask.prompt, ask.seeds, ask.prefix, tag=i) for i, ask in enumerate(asks)]
+        shown = [
+            Request(ask.shown or ask.prompt, ask.seeds, ask.prefix, tag=i, reaction=ask.reaction)
+            for i, ask in enumerate(asks)
+        ]
         responses = self.generate(shown, sampling)
         requests = [Request(ask.prompt, ask.seeds, ask.prefix, tag=i) for i, ask in enumerate(asks)]
         rollouts = collate(prompts, requests, responses, self.policy.tokenizer.pad_token_id, samples)
@@ -165,12 +169,14 @@ class SamplingStage:
             rollouts = rollouts.replace(sampler_logprobs=rollouts.sampler_logprobs.masked_fill(unknown, torch.nan))
         texts = [self.decode([*asks[r.tag].prefix, *r.tokens]) for r in responses]
         items = [
-            replace(reward_item(ask.sample, text, r), num_tokens=len(ask.prefix) + len(r.tokens))
+            replace(reward_item(ask.sample, text, r), num_tokens=len(ask.prefix) + r.sampled)
             for r, text in zip(responses, texts, strict=True)
             for ask in (asks[r.tag],)
         ]
+        names = sorted({name for r in responses for name in r.notes})
+        noted = {name: torch.tensor([r.notes.get(name, math.nan) for r in responses]) for name in names}
         total, parts = self._rewards(items)
-        rollouts = rollouts.replace(
+        rollouts = rollouts.with_signals(noted).replace(
             rewards=torch.tensor(total, dtype=torch.float32),
             reward_parts={k: torch.tensor(v, dtype=torch.float32) for k, v in parts.items()},
         )
@@ -187,8 +193,11 @@ class SamplingStage:
             if cost.seconds == counted:  # an engine that runs the model itself, out of sight
                 cost.seconds += time.perf_counter() - began
                 cost.tokens += sum(len(r.prompt) for r in requests) + sum(len(r.tokens) for r in responses)
-                cost.positions += sum(len(r.tokens) for r in responses)
-        self.costs.add("rollout", tokens=sum(len(r.tokens) for r in responses), responses=len(responses))
+                cost.positions += sum(r.sampled for r in responses)
+        given = sum(len(r.tokens) - r.sampled for r in responses)
+        self.costs.add("rollout", tokens=sum(r.sampled for r in responses), responses=len(responses))
+        if given:
+            self.costs.add("rollout", inserted_tokens=given)
         return responses
 
     def score(self, items: Sequence[RewardItem]) -> list[float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import base64
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.policy.piece_state import pack_pieces, unpack_pieces
 from mmcredit.rewards.pool import RewardResult
 from mmcredit.rollout.engine import Request, Response
 from mmcredit.verifiers.background import Verified
@@ -51,10 +53,10 @@ class SharedEngine:
         mine = [request for request, owner in zip(numbered, owners, strict=True) if owner == self.world.rank]
         with self.whole():
             own = self.inner.generate(mine, sampling, progress) if mine else []
-        parts = self.world.gather([asdict(response) for response in own])
+        parts = self.world.gather(_told(own))
         if progress is not None:
-            progress(sum(len(part) for rank, part in enumerate(parts) if rank != self.world.rank))
-        found = sorted((Response(**r) for part in parts for r in part), key=lambda r: (r.tag, r.member))
+            progress(sum(len(part["said"]) for rank, part in enumerate(parts) if rank != self.world.rank))
+        found = sorted((r for part in parts for r in _heard(part)), key=lambda r: (r.tag, r.member))
         return [replace(response, tag=requests[response.tag].tag) for response in found]
 
     def sync(self) -> None:
@@ -65,6 +67,39 @@ class SharedEngine:
     def close(self) -> None:
         """Free what the engine holds."""
         self.inner.close()
+
+
+def _told(responses: Sequence[Response]) -> dict[str, Any]:
+    """Responses as plain data; what was inserted goes along once, its tensors as their bytes."""
+    said = [asdict(replace(response, inserted=())) for response in responses]
+    inserted = [response.inserted for response in responses]
+    return {"said": said, "inserted": _encoded(pack_pieces(inserted)) if any(inserted) else None}
+
+
+def _heard(told: Mapping[str, Any]) -> list[Response]:
+    """What `_told` packed."""
+    inserted = unpack_pieces(None if told["inserted"] is None else _decoded(told["inserted"]))
+    given = inserted or ((),) * len(told["said"])
+    return [Response(**{**one, "inserted": own}) for one, own in zip(told["said"], given, strict=True)]
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        data = value.detach().cpu().contiguous()
+        raw = base64.b64encode(data.reshape(-1).view(torch.uint8).numpy().tobytes()).decode("ascii")
+        return {"$tensor": raw, "dtype": str(data.dtype).removeprefix("torch."), "shape": list(data.shape)}
+    if isinstance(value, dict):
+        return {name: _encoded(item) for name, item in value.items()}
+    return [_encoded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict) and "$tensor" in value:
+        raw = bytearray(base64.b64decode(value["$tensor"]))
+        return torch.frombuffer(raw, dtype=getattr(torch, value["dtype"])).view(value["shape"])
+    if isinstance(value, dict):
+        return {name: _decoded(item) for name, item in value.items()}
+    return [_decoded(item) for item in value] if isinstance(value, list) else value
 
 
 def _deal(requests: Sequence[Request], size: int) -> list[int]:

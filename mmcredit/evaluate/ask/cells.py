@@ -15,7 +15,7 @@ from mmcredit.rollout.engine import Request
 if TYPE_CHECKING:
     from mmcredit.corruptions.base import Corruption
     from mmcredit.data.sample import Sample
-    from mmcredit.policy.retiled import pixels_of
+    from mmcredit.policy.pixels import Pixels
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.engine import Response, RolloutEngine, Sampling

@@ -13,6 +13,7 @@ from mmcredit.evaluate.ask.answer_lines import Rows, cell_label
 from mmcredit.evaluate.ask.cells import CLEAN, Cell, shown_in
 from mmcredit.evaluate.ask.settings import CORRUPTION_SEED
 from mmcredit.policy.pixels import Pixels
+from mmcredit.policy.retiled import pixels_of
 from mmcredit.policy.vision import items
 from mmcredit.report.samples import encode_image
 

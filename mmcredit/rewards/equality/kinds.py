@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from mmcredit.rewards.equality.dates import day
-from mmcredit.rewards.equality.spelled import spelled
+from mmcredit.rewards.equality.spelled import ordinal, spelled
 from mmcredit.rewards.equality.units import Unit, compound, product, read_unit
 from mmcredit.rewards.equality.value import Expression, NoExpressionError, number
 
@@ -76,6 +76,9 @@ def read(text: str, depth: int = 0) -> Node:
     in_words = spelled(text)
     if in_words is not None:
         return Node("quantity", in_words)
+    place = ordinal(text)
+    if place is not None:
+        return Node("words", place)
     if re.fullmatch(r"\\mathbb\s*\{?R\}?\s*\^\s*\{?\+\}?", text):
         return Node("tuple", text, (read("0"), read(r"\infty")), "()")
     if re.fullmatch(r"(?:the )?(?:set of )?(?:all )?integers", lowered):
@@ -324,8 +327,22 @@ _MEASURED = re.compile(
 )
 
 
+def _short_word(text: str) -> bool:
+    """Whether three letters are a word ("dog", "red"), not a product ("xyz", "abc").
+
+    A word has a vowel among consonants, and a product of such letters is written in the order of the alphabet.
+    """
+    if not re.fullmatch(r"[A-Za-z][a-z]{2}", text) or text in _FUNCTION_WORDS:
+        return False
+    letters = text.casefold()
+    vowels = len(re.findall(r"[aeiou]", letters))
+    return 0 < vowels < 3 and letters != "".join(sorted(letters))
+
+
 def wordy(text: str) -> bool:
-    """Whether a text is words, not an expression: a run of four letters, or of three that spell no function."""
+    """Whether a text is words, not an expression: a run of four letters, or three that spell a word."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z .,'-]*", text) and any(map(_short_word, re.split(r"[ .,'-]+", text))):
+        return True
     plain = re.sub(r"\\[A-Za-z]+", " ", text)
     for word in re.findall(r"[A-Za-z]+", plain):
         if word in _FUNCTION_WORDS or word.casefold() in _FUNCTION_WORDS:

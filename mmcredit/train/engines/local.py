@@ -16,7 +16,7 @@ from mmcredit.world import ALONE, World
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import TrainBlock
+    from mmcredit.config import OptimizerBlock
     from mmcredit.policy.policy import Policy
 
 
@@ -33,7 +33,7 @@ class Local(Component):
             raise ValueError(f"train.engine is local, but {size} processes were started; set train.engine=deepspeed")
         return ALONE
 
-    def open(self, policy: Policy, config: TrainBlock, total_updates: int, world: World) -> LocalEngine:
+    def open(self, policy: Policy, config: OptimizerBlock, total_updates: int, world: World) -> LocalEngine:
         """The engine over the policy's trainable parameters."""
         return LocalEngine(named_parameters(policy), config, total_updates)
 
@@ -49,7 +49,7 @@ class LocalEngine:
     loss_scale = 1
     in_step = False
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], config: TrainBlock, total_updates: int) -> None:
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], config: OptimizerBlock, total_updates: int) -> None:
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.config = config
         self.total_updates = total_updates

@@ -16,7 +16,11 @@ from transformers.cache_utils import Cache
 from mmcredit.policy.seeing import additive, allowed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from mmcredit.rollout.engines.hf.waiting import Waiting
 
 
 class SharedPromptCache(Cache):
@@ -48,6 +52,7 @@ class SharedPromptCache(Cache):
         self.slots = 0
         self.slot_rows: Tensor | None = None  # [P*S] row in each slot (any row where empty); None: rows are slots
         self.row_slots: Tensor | None = None  # [N] slot of each row
+        self.keeps_prompts = False  # rows that are set aside may come back to any prompt
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.filled
@@ -84,9 +89,7 @@ class SharedPromptCache(Cache):
             raise AssertionError("own tokens were counted before a layer stored them")
         return grown
 
-    def reading_mask(
-        self, length: int, window: int | None, dtype: torch.dtype, device: torch.device
-    ) -> Tensor | None:
+    def reading_mask(self, length: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """[1 or p,1,L,L] additive mask of the prompts being read; None where plain causality is right."""
         window = None if window is None or length <= window else window
         if window is None and self.images is None:
@@ -167,7 +170,7 @@ class SharedPromptCache(Cache):
             self.own_bias = self.own_bias.index_select(0, index)
         row_prompt = self.row_prompt[keep]
         used, renumbered = torch.unique(row_prompt, return_inverse=True)
-        if 2 * len(used) <= self.prompts:
+        if 2 * len(used) <= self.prompts and not self.keeps_prompts:
             self._select_prompts(used)
             row_prompt = renumbered
         self.set_rows(row_prompt)
@@ -182,3 +185,61 @@ class SharedPromptCache(Cache):
         if self.prompt_bias is not None:
             self.prompt_bias = self.prompt_bias.index_select(0, index)
         self.prompts = len(used)
+
+    # Rows that wait, and come back with more to read (see `waiting`).
+
+    def block(self, rows: Tensor, columns: list[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Copies of the own keys and values of `rows` (CPU [n] int64) up to the longest of `columns`, per layer, and
+        [n,C] bool: places that hold a token of the row (row i has filled `columns[i]` of them, padding apart)."""
+        device, width = self.prompt_keys[0].device, max(columns)
+        index = rows.to(device)
+        filled = torch.arange(width) < torch.tensor(columns)[:, None]
+        if self.own_bias is not None:
+            filled &= (self.own_bias.index_select(0, index)[:, 0, 0, :width] == 0).cpu()
+        copies: list[list[Tensor]] = []
+        for store in (self.own_keys, self.own_values):
+            copies.append([part[:, :, :width].index_select(0, index) for part in store if part is not None])
+        return copies[0], copies[1], filled
+
+    def take_up(self, rows: Sequence[Waiting], more: int) -> int:
+        """Replace the batch by these rows (ascending in prompt), each from its block, holes closed, and make room for
+        `more` tokens. Returns the columns in use: those of the longest row; the others are hidden behind theirs."""
+        device = self.prompt_keys[0].device
+        places = [one.keys.filled[one.row].nonzero()[:, 0] for one in rows if one.keys is not None]
+        assert len(places) == len(rows), "a row waits without its keys"
+        width = max(len(own) for own in places)
+        self.capacity = width + more
+        self.own_bias = self.query_bias = None
+        self.filled = width
+        layers = len(self.prompt_keys)
+        self.own_keys, self.own_values = [None] * layers, [None] * layers
+        if width:
+            for name, store in (("keys", self.own_keys), ("values", self.own_values)):
+                for layer in range(layers):
+                    made = []
+                    for one, own in zip(rows, places, strict=True):
+                        held = getattr(one.keys, name)[layer][one.row].index_select(1, own.to(device))  # [K,c,D]
+                        made.append(torch.nn.functional.pad(held, (0, 0, 0, width - len(own))))
+                    store[layer] = torch.stack(made)
+        self.set_rows(torch.tensor([one.prompt for one in rows]))
+        lengths = torch.tensor([len(own) for own in places])
+        self.hide(0, (torch.arange(width) >= lengths[:, None]).to(device))
+        return width
+
+    def hide(self, first: int, hidden: Tensor) -> None:
+        """Nobody looks at these own columns from `first` on: hidden [N,W] bool."""
+        if not bool(hidden.any()):
+            return
+        if self.own_bias is None:
+            self.own_bias = torch.zeros(hidden.shape[0], 1, 1, self.capacity, device=hidden.device)
+        self.own_bias[:, 0, 0, first : first + hidden.shape[1]].masked_fill_(hidden, -torch.inf)
+
+    def mask_block(self, start: int, end: int) -> None:
+        """Set the mask of a forward over own columns start..end-1: causal, without hidden columns."""
+        n, device = len(self.row_prompt), self.prompt_keys[0].device
+        columns = torch.arange(end, device=device)
+        bias = torch.zeros(n, end - start, end, device=device)
+        bias.masked_fill_(columns[None, :] > columns[start:end, None], -torch.inf)
+        if self.own_bias is not None:
+            bias += self.own_bias[:, 0, :, :end]
+        self.query_bias = bias[:, None, None]

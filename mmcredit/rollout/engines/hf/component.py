@@ -26,6 +26,7 @@ class HF(Settings):
     Cost: one prompt forward per prompt, one forward per token over the responses that are left.
     """
 
+    takes_reactions: ClassVar[bool] = True  # a response may be given tokens and media in its middle
     takes_hook: ClassVar[bool] = True  # the engine it opens has a `hook` that sees the logits before each draw
 
     def open(self, policy: Policy) -> HFEngine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -15,7 +15,8 @@ from mmcredit.rollout.engine import Request, Response, Sampling, with_stops
 from mmcredit.rollout.engines.hf.attention import rollout_attention
 from mmcredit.rollout.engines.hf.decoder import Decoder
 from mmcredit.rollout.engines.hf.loop import Finished, LogitsHook, Rows, decode
-from mmcredit.rollout.engines.hf.prefill import prefill
+from mmcredit.rollout.engines.hf.prefill import Prefilled, prefill
+from mmcredit.rollout.engines.hf.waiting import Reactions
 from mmcredit.rollout.engines.hf.waves import Wave, plan_waves
 
 if TYPE_CHECKING:
@@ -31,7 +32,21 @@ class HFEngine:
         self.config = config
         self.hook: LogitsHook | None = None  # called with (step, logits [N,V], rows) before every draw
         # What was read since opening: prompts, prefixes of continuations (each once per wave), and their tokens.
-        self.counts = {"waves": 0, "prompts": 0, "prompt_tokens": 0, "prefixes": 0, "prefix_tokens": 0}
+        # Insertions into responses, their tokens, and how often a response was taken up again (one token each).
+        self.counts = dict.fromkeys(
+            (
+                "waves",
+                "prompts",
+                "prompt_tokens",
+                "prefixes",
+                "prefix_tokens",
+                "insertions",
+                "inserted_tokens",
+                "resumed",
+            ),
+            0,
+        )
+        self.waited = 0.0  # seconds in which nothing was sampled, for what reactions had promised
         self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)  # of the last call
 
     @torch.no_grad()
@@ -54,6 +69,9 @@ class HFEngine:
         sampler = Sampler(sampling, self.policy.suppressed_ids, end_ids, decoder.device)
         strings = self._stop_strings(sampling.stop, decoder)
         stop = StopCondition(end_ids, strings, sampling.min_new_tokens, decoder.vocabulary, decoder.device)
+        reactions: Reactions | None = None
+        if any(request.reaction is not None for request in requests):
+            reactions = Reactions(requests, order, decoder.vocabulary, decoder.device, self.counts)
         out: list[Response | None] = [None] * len(order)
 
         def finish(done: list[Finished]) -> None:
@@ -64,9 +82,17 @@ class HFEngine:
                         f"sample {requests[i].prompt.sample_id}: the model's logits are not finite; the weights or the "
                         "prompt's features hold NaN or infinity"
                     )
+                if reactions is not None:
+                    one = reactions.whole(one)
+                end: Literal["stop", "length"] = "stop" if one.stopped else "length"
                 out[one.response] = Response(
-                    requests[i].tag, member, one.tokens, one.logprobs, "stop" if one.stopped else "length"
+                    requests[i].tag, member, one.tokens, one.logprobs, end, dict(one.notes), one.inserted
                 )
+
+        def ended(done: list[Finished]) -> None:
+            finish(done)
+            if progress is not None:
+                progress(len(done))
 
         waves = plan_waves(requests, self.config.max_concurrent, self.config.max_cache_tokens, sampling.max_new_tokens)
         with rollout_attention(decoder.body):
@@ -77,8 +103,16 @@ class HFEngine:
                 self._count(wave)
                 ready = prefill(decoder, wave, wave.new_tokens, self.config.prefill_tokens)
                 hook = self.wave_hook(wave, sampling)
-                with torch.inference_mode():
-                    decode(decoder, ready, rows, sampler, stop, finish, progress, hook)
+                ready.cache.keeps_prompts = reactions is not None
+                batch: tuple[Prefilled, Rows] | None = ready, rows
+                while batch is not None:
+                    with torch.inference_mode():
+                        decode(decoder, *batch, sampler, stop, finish, progress, hook, reactions)
+                    batch = None
+                    if reactions is not None and reactions.waiting:
+                        batch = reactions.go_on(decoder, ready.cache, ended, self.config.prefill_tokens)
+        if reactions is not None:
+            self.waited += reactions.seconds
         decoder.cost.seconds += time.perf_counter() - began
         assert all(response is not None for response in out)
         return [response for response in out if response is not None]
@@ -124,14 +158,26 @@ def _rows(wave: Wave, seeds: Sequence[int], limits: Sequence[int], device: torch
 def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Decoder) -> None:
     for request in requests:
         prompt, prefix, new_tokens = request.prompt, len(request.prefix), request.new_tokens(sampling.max_new_tokens)
+        if request.reaction is not None and sampling.min_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {sampling.min_new_tokens}, but a response that is stopped for insertions would "
+                "count it anew; set rollout.sampling.min_new_tokens to 0"
+            )
+        if request.reaction is not None and not decoder.takes_insertions:
+            raise ValueError(
+                f"sample {prompt.sample_id}: {type(decoder.body).__name__} has sliding windows or layers of another "
+                "kind, and engine 'hf' inserts nothing into its responses; take another model (model.path)"
+            )
+        room = request.room
+        inserted = f" + inserted tokens {room}" if room else ""
         if new_tokens < 1:
             raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
         if not len(prompt):
             raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
-        last = prompt.next_position + prefix + new_tokens
+        last = prompt.next_position + prefix + new_tokens + room
         if decoder.max_positions is not None and last > decoder.max_positions:
             raise ValueError(
                 f"sample {prompt.sample_id}: prompt positions {prompt.next_position} + prefix {prefix} + "
-                f"max_new_tokens {new_tokens} = {last} exceed the model's {decoder.max_positions} "
+                f"max_new_tokens {new_tokens}{inserted} = {last} exceed the model's {decoder.max_positions} "
                 "positions; lower max_new_tokens or the prompt limit"
             )

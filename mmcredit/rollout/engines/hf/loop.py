@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ from mmcredit.rollout.drawing.sampler import Sampler
 from mmcredit.rollout.drawing.stop import StopCondition
 from mmcredit.rollout.engines.hf.decoder import Decoder
 from mmcredit.rollout.engines.hf.prefill import Prefilled
+from mmcredit.rollouts import Inserted
+
+if TYPE_CHECKING:
+    from mmcredit.rollout.engines.hf.waiting import Reactions
 
 
 @dataclass
@@ -46,6 +51,8 @@ class Finished:
     tokens: list[int]
     logprobs: list[float]
     stopped: bool  # by an end token or stop string; False: by the length limit
+    inserted: tuple[Inserted, ...] = ()
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 # (step, logits [N,V], rows) -> temperatures [N] of the draw (log-probs stay those of the configured temperature), or
@@ -62,9 +69,10 @@ def decode(
     finish: Callable[[list[Finished]], None],
     progress: Callable[[int], None] | None = None,
     hook: LogitsHook | None = None,
+    reactions: Reactions | None = None,
 ) -> None:
     """Sample every row to its end. `finish` gets responses as their rows leave; `progress` is told how many have just
-    finished.
+    finished. Rows that wait for a reaction leave too, into `reactions`.
 
     A row that has finished stays until an eighth of the batch has: leaving costs a copy of the remaining rows' own
     keys and values, about what one step reads, and so happens at most log(N) / log(8/7) times.
@@ -76,6 +84,11 @@ def decode(
     finished = torch.zeros(total, dtype=torch.bool, device=hidden.device)
     stopped = finished.clone()  # finished by an end token or stop string, not by the row's limit
     present, done = total, 0  # rows in the batch, and finished ones among them
+
+    def leave(gone: Tensor) -> None:
+        if reactions is not None:
+            gone = reactions.set_aside(rows, lengths, cache, gone)
+        finish(_collect(rows.select(gone), lengths[gone], stopped.cpu()[gone]))
 
     for step in range(limit):
         logits, temperature = head(hidden), None
@@ -90,17 +103,22 @@ def decode(
         now = stop(rows.tokens, step, rows.prefixes) & ~finished
         stopped = stopped | now
         ended = now | finished | (rows.limits <= step + 1)
+        waits = 0
+        if reactions is not None:
+            halted = reactions.halt(rows, step, ended, cache, positions)
+            waits = int(halted.sum())
+            ended = ended | halted
         count = int(ended.sum())  # the step's one synchronisation
         if count != done:
             lengths[(ended & ~finished).cpu()] = step + 1
-            if progress is not None:
-                progress(count - done)
+            if progress is not None and count - done > waits:
+                progress(count - done - waits)
             finished, done = ended, count
             if done == present:
                 break
             if 8 * done >= present:
                 gone, keep = finished.cpu().nonzero()[:, 0], (~finished.cpu()).nonzero()[:, 0]
-                finish(_collect(rows.select(gone), lengths[gone], stopped.cpu()[gone]))
+                leave(gone)
                 rows, lengths, finished = rows.select(keep), lengths[keep], finished.new_zeros(len(keep))
                 stopped = finished.clone()
                 index = keep.to(hidden.device)
@@ -121,11 +139,13 @@ def decode(
             positions = positions + 1
 
     assert done == present, f"{present - done} rows went on beyond their limit"
-    finish(_collect(rows, lengths, stopped.cpu()))
+    leave(torch.arange(present))
 
 
 def _collect(rows: Rows, lengths: Tensor, stopped: Tensor) -> list[Finished]:
     tokens, logprobs = rows.tokens.t().tolist(), rows.logprobs.t().tolist()
+    if not len(lengths):
+        return []
     return [
         Finished(response, row_tokens[:length], row_logprobs[:length], flag)
         for response, row_tokens, row_logprobs, length, flag in zip(

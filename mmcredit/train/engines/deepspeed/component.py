@@ -12,7 +12,7 @@ from mmcredit.components import Component, register
 from mmcredit.world import World
 
 if TYPE_CHECKING:
-    from mmcredit.config import TrainBlock
+    from mmcredit.config import OptimizerBlock
     from mmcredit.policy.policy import Policy
     from mmcredit.train.engines.deepspeed.engine import DeepSpeedEngine
 
@@ -67,7 +67,7 @@ class DeepSpeed(Component):
         watchdog.start(world)
         return world
 
-    def open(self, policy: Policy, config: TrainBlock, total_updates: int, world: World) -> DeepSpeedEngine:
+    def open(self, policy: Policy, config: OptimizerBlock, total_updates: int, world: World) -> DeepSpeedEngine:
         """The engine over the policy's trainable parameters. Raises ValueError if there is none."""
         import torch
 
@@ -76,7 +76,7 @@ class DeepSpeed(Component):
         bfloat16 = policy.model.dtype == torch.bfloat16
         return DeepSpeedEngine(policy, config, total_updates, world, self.plan(config, bfloat16, world.size))
 
-    def plan(self, config: TrainBlock, bfloat16: bool, ranks: int) -> dict[str, Any]:
+    def plan(self, config: OptimizerBlock, bfloat16: bool, ranks: int) -> dict[str, Any]:
         """DeepSpeed's own configuration."""
         zero: dict[str, Any] = {"stage": self.stage, "stage3_prefetch_bucket_size": 0, "overlap_comm": False}
         if self.offload_optimizer:

@@ -17,7 +17,7 @@ from mmcredit.train.engines.deepspeed.scope import Carrier, Spread, without_froz
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmcredit.config import TrainBlock
+    from mmcredit.config import OptimizerBlock
     from mmcredit.policy.policy import Policy
     from mmcredit.world import World
 
@@ -30,7 +30,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, policy: Policy, config: TrainBlock, total_updates: int, world: World, plan: dict[str, Any]
+        self, policy: Policy, config: OptimizerBlock, total_updates: int, world: World, plan: dict[str, Any]
     ) -> None:
         """`plan`: DeepSpeed's own configuration."""
         import deepspeed

@@ -1,0 +1,312 @@
+"""`mmcredit audit`: rollouts, their true advantages, every method's credit for them, and how the two compare."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save
+
+from mmcredit.audit import gradients, truth
+from mmcredit.audit.bench import Bench
+from mmcredit.audit.collect import DENSE, collect, plain_config
+from mmcredit.audit.estimate import Plan
+from mmcredit.audit.truth import Truth, find_truth
+from mmcredit.components import build
+from mmcredit.config import parse
+from mmcredit.frozen import Frozen, find, thaw
+from mmcredit.prepare import make_pool
+from mmcredit.replay.methods import REFERENCE, Method, agreeing, make_methods, obstacle
+from mmcredit.replay.methods import parse as parse_methods
+from mmcredit.replay.model import ReplayModel, Scored, Setting, use_threads
+from mmcredit.report.files import read_json, replace_file, write_json
+from mmcredit.rollouts import Credit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mmcredit.config import RunConfig
+    from mmcredit.objective import Objective
+    from mmcredit.rollouts import Rollouts
+
+    Stage = Callable[[str, int], Callable[[int], None]]
+
+TRUTH, HALF, RANDOM = "truth", "half of the truth", "random"
+HALVES = ("half 0", "half 1")  # of the truth, as gradients
+SETTINGS, TRUTHS, GRADIENTS = "settings.json", "truth", "gradients"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to audit. `prompts`, `batch`, `regroup` and `dense` only matter where rollouts are sampled."""
+
+    methods: str = "all"
+    prompts: int = 200
+    batch: int = 16  # prompts per batch: the batch over which methods take their statistics
+    regroup: int = 2  # independent groups per prompt
+    dense: int = 32  # continuations before every token for the second SPO-chain row; 0 = no such row
+    plan: Plan | None = field(default_factory=Plan)  # None: exact
+    gradient: bool = True
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "batch", "regroup"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.dense < 0:
+            raise ValueError(f"--dense must be at least 0, got {self.dense}")
+
+
+@dataclass
+class Audited:
+    """One batch: tokens with their truth and every credit. N tokens, M groups per prompt."""
+
+    frozen: Frozen
+    truth: Truth
+    group: NDArray[np.int64]  # [B] which of the prompt's groups a response belongs to
+    weights: str
+    kl: float | None
+    credit: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # label -> [N]
+    parts: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # label -> [M,P,W]
+    seconds: dict[str, float] = field(default_factory=dict)  # label -> credit and its own passes
+
+
+@dataclass
+class Audit:
+    """All that was found; `output` makes tables and a page of it."""
+
+    source: str
+    batches: list[Audited]
+    methods: list[Method]
+    refused: dict[str, str]
+    costs: dict[str, Any]  # of collecting
+    options: Options
+    model: ReplayModel
+    given: frozenset[str]  # signals that came with the rollouts
+    dense: str | None  # label of the second SPO-chain row
+
+    @property
+    def labels(self) -> list[str]:
+        """Rows of the leaderboard that are methods."""
+        return [m.label for m in self.methods]
+
+
+def audit(source: RunConfig | Path, folder: Path, options: Options, stage: Stage) -> Audit:
+    """Audit a config (its rollouts are sampled into `folder`) or frozen rollouts. What `folder` holds stays.
+
+    Raises ValueError for a folder that holds another audit, rollouts that cannot be audited, unknown methods.
+    """
+    costs: dict[str, Any] = {}
+    if isinstance(source, Path):
+        paths, regroup, name = find(source), 1, source.name
+        _claim(folder, {"source": str(source.resolve()), **_settings(options, False)})
+    else:
+        _claim(folder, {"config": source.model_dump(mode="json"), **_settings(options, True)})
+        sizes = {"prompts": options.prompts, "batch": options.batch, "regroup": options.regroup}
+        costs = collect(source, folder, **sizes, dense=options.dense, stage=stage)
+        paths, regroup, name = find(folder), options.regroup, source.run.name
+    first = thaw(paths[0])
+    work = _Work(first, folder, options, regroup, stage)
+    try:
+        batches = [work.batch(first if i == 0 else thaw(path), i, len(paths)) for i, path in enumerate(paths)]
+    finally:
+        work.close()
+    kept = [m for m in work.methods if m.label not in work.refused]
+    given = frozenset(first.rollouts.signals)
+    return Audit(name, batches, kept, work.refused, costs, options, work.model, given, work.dense)
+
+
+def _settings(options: Options, collected: bool) -> dict[str, Any]:
+    kept: dict[str, Any] = {"plan": None if options.plan is None else asdict(options.plan), "model": options.model}
+    if collected:
+        # More prompts go on where fewer stopped; the rest of the sizes is part of every batch.
+        kept |= {"batch": options.batch, "regroup": options.regroup, "dense": options.dense}
+    return kept
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the folder this audit's, or see that it is. Raises ValueError naming the setting that differs."""
+    settings = json.loads(json.dumps(settings))
+    there = read_json(folder / SETTINGS)
+    if there and there != settings:
+        names = [k for k in settings | there if settings.get(k) != there.get(k)]
+        raise ValueError(
+            f"{folder} holds an audit with another {', '.join(names)}; give its settings to go on, or another folder "
+            "with -o"
+        )
+    if not there:
+        write_json(folder / SETTINGS, settings)
+
+
+class _Work:
+    """The model, the bench, and the methods still in the game."""
+
+    def __init__(self, first: Frozen, folder: Path, options: Options, regroup: int, stage: Stage) -> None:
+        self.folder, self.options, self.regroup, self.stage = folder, options, regroup, stage
+        self.config = plain_config(parse(first.config))
+        setting = Setting.of(first.config)
+        use_threads(setting.threads)
+        entries = parse_methods(options.methods)
+        methods, self.refused = make_methods(entries, setting.objective, setting.sampling.max_new_tokens)
+        self.dense: str | None = None
+        if f"{DENSE}boundary_index" in first.rollouts.signals:
+            extra, _ = make_methods(
+                [{"spo_chain": {"rho": 1.0, "whiten": "none"}}], setting.objective, setting.sampling.max_new_tokens
+            )
+            self.dense = f"spo_chain before every token, {options.dense} continuations"
+            methods.append(replace(extra[-1], label=self.dense))
+        self.model = ReplayModel(setting, options.model)
+        self.methods: list[Method] = []
+        for method in methods:
+            if (why := obstacle(method, first.rollouts, self.model.policy.view_prompts)) is None:
+                self.methods.append(method)
+            else:
+                self.refused[method.label] = why
+        self.methods, needs = agreeing(self.methods, self.refused)
+        self.model.show_views(needs.views)
+        if any(v.weights == "reference" for m in self.methods for v in m.views(first.rollouts.signals)):
+            self.model.keep_reference()
+        engine: Any = build("engine", self.config.rollout.engine)
+        self.engine = engine.open(self.model.policy)
+        self.pool = make_pool(self.config)
+        self.bench = Bench(self.model.policy, self.engine, self.pool, setting.sampling, setting.seed)
+        self.sketch = gradients.Sketch(self.model.policy) if options.gradient else None
+
+    def close(self) -> None:
+        """End the workers."""
+        self.pool.close()
+        self.engine.close()
+
+    def batch(self, frozen: Frozen, number: int, count: int) -> Audited:
+        """One batch; its truth and gradients are read where they are there."""
+        name = f"batch {number + 1} of {count}"
+        weights = self.model.take_weights(frozen)
+        found = self._truth(frozen, name)
+        follow = any(m.pipeline.updates_at_update for m in self.methods)
+        _, needs = agreeing(self.methods, {})
+        advance = self.stage(f"{name}: passes", len(frozen.rollouts))
+        scored = self.model.complete(frozen, needs, follow, advance=advance)
+        kl = None if scored.mismatch is None else scored.mismatch.kl
+        group = _group_of_rows(frozen.rollouts, self.regroup)
+        made = Audited(frozen, found, group, weights, kl)
+        credits = self._credits(frozen, scored, made)
+        shape = frozen.rollouts.tokens.shape
+        for label, table in {m.label: credits[m.label] for m in self.methods if m.label in credits}.items():
+            whole = np.zeros(tuple(shape), dtype=np.float32)
+            for rows, (credit, _) in table:
+                whole[rows] = torch.where(credit.loss_mask, credit.advantages, 0.0).float().cpu().numpy()
+            made.credit[label] = whole[found.row, found.column]
+        if self.sketch is not None:
+            made.parts = self._parts(frozen, scored, credits, found, name)
+        return made
+
+    def _truth(self, frozen: Frozen, name: str) -> Truth:
+        path = self.folder / TRUTHS / f"{frozen.path.name}.safetensors"
+        known = truth.read(path)
+        if known is not None:
+            return known
+        assert frozen.rollouts.samples is not None
+        prompts = self.model.prompts(frozen)
+        advance = self.stage(f"{name}: continuations", 0)
+        began = time.perf_counter()
+        found = find_truth(frozen.rollouts, prompts, frozen.rollouts.samples, self.bench, self.options.plan, advance)
+        found.facts["seconds"] = time.perf_counter() - began
+        truth.write(found, path)
+        return found
+
+    def _credits(
+        self, frozen: Frozen, scored: Scored, made: Audited
+    ) -> dict[str, list[tuple[NDArray[np.int64], tuple[Credit, Objective]]]]:
+        """label -> per group of the prompts (rows, credit): each group is a batch of its own."""
+        out: dict[str, list[tuple[Any, tuple[Credit, Objective]]]] = {}
+        for part in range(self.regroup):
+            rows = np.flatnonzero(made.group == part)
+            rollouts = scored.rollouts.select(torch.from_numpy(rows))
+            entropy = None if scored.entropy is None else scored.entropy[rows]
+            for method in [m for m in self.methods if m.label not in self.refused]:
+                given = self._with_dense(rollouts) if method.label == self.dense else rollouts
+                began = time.perf_counter()
+                try:
+                    credit = method.pipeline(given, frozen.step, frozen.total_steps)
+                    if method.pipeline.updates_at_update:
+                        credit = method.pipeline.at_update(credit, given, scored.logprobs[rows], entropy)
+                except ValueError as error:
+                    if method.label == REFERENCE:
+                        raise
+                    self.refused[method.label] = f"step {frozen.step}: {error}"
+                    continue
+                spent = time.perf_counter() - began
+                if part == 0:
+                    views = method.views(frozen.rollouts.signals)
+                    spent_views = sum(scored.view_seconds.get(v, 0.0) for v in views)
+                    made.seconds[method.label] = spent + spent_views / self.regroup
+                out.setdefault(method.label, []).append((rows, (credit, method.objective)))
+        return {label: parts for label, parts in out.items() if len(parts) == self.regroup}
+
+    @staticmethod
+    def _with_dense(rollouts: Rollouts) -> Rollouts:
+        names = ("boundary_index", "boundary_value")
+        return rollouts.with_signals({n: rollouts.signals[f"{DENSE}{n}"] for n in names})
+
+    def _parts(
+        self, frozen: Frozen, scored: Scored, credits: dict[str, Any], made: Truth, name: str
+    ) -> dict[str, NDArray[np.float32]]:
+        """label -> [M,P,W] gradients, and of the truth's halves and random credit."""
+        assert self.sketch is not None
+        path = self.folder / GRADIENTS / f"{frozen.path.name}.safetensors"
+        known = load_file(str(path)) if path.is_file() else {}
+        shape = frozen.rollouts.tokens.shape
+        tables = {label: made.table(made.advantages.halves[:, half], shape) for half, label in enumerate(HALVES)}
+        tables[RANDOM] = made.table(random_credit(frozen.step, len(made.row)), shape)
+        wanted = [label for label in [*credits, *tables] if label not in known]
+        if wanted:
+            groups: list[dict[str, Any]] = []
+            objective = self.methods[0].objective
+            advance = self.stage(f"{name}: gradients", self.regroup * len(scored.prompts))
+            group = _group_of_rows(frozen.rollouts, self.regroup)
+            for part in range(self.regroup):
+                rows = np.flatnonzero(group == part)
+                rollouts = scored.rollouts.select(torch.from_numpy(rows))
+                chosen = {label: credits[label][part][1] for label in wanted if label in credits}
+                for label in wanted:
+                    if label in tables:
+                        values = torch.from_numpy(tables[label][rows]).to(rollouts.tokens.device)
+                        plain = Credit.empty(rollouts).replace(advantages=values, loss_mask=rollouts.mask)
+                        chosen[label] = (plain, objective)
+                groups.append(
+                    gradients.prompt_gradients(
+                        self.model.policy,
+                        scored.prompts,
+                        rollouts,
+                        chosen,
+                        self.sketch,
+                        temperature=self.model.setting.sampling.temperature,
+                        progress=frozen.step / frozen.total_steps,
+                        advance=advance,
+                    )
+                )
+            known |= {label: np.stack([g[label].numpy() for g in groups]) for label in wanted}
+            replace_file(path, save(known))
+        return {label: known[label] for label in [*credits, *tables]}
+
+
+def random_credit(step: int, count: int) -> NDArray[np.float64]:
+    """[count] standard normal numbers: credit that knows nothing."""
+    return np.random.default_rng([step, count]).normal(size=count)
+
+
+def _group_of_rows(rollouts: Rollouts, regroup: int) -> NDArray[np.int64]:
+    """[B] which of its prompt's `regroup` equal groups a response belongs to."""
+    groups = rollouts.group.tolist()
+    sizes: dict[int, int] = {}
+    members = []
+    for group in groups:
+        members.append(sizes.get(group, 0))
+        sizes[group] = members[-1] + 1
+    return np.asarray([m * regroup // sizes[g] for m, g in zip(members, groups, strict=True)], dtype=np.int64)

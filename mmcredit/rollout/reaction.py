@@ -1,0 +1,54 @@
+"""What may be put into a response while it is sampled: the protocol between an engine and who reacts to tokens.
+
+An engine that serves it (`takes_reactions`) stops a response behind a token of `stops`, hands it over, and goes on in
+the same turn with what comes back, on the keys and values that it has: nothing that was read is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from mmcredit.policy.prompt import Prompt
+    from mmcredit.rollouts import Inserted
+
+
+@dataclass(frozen=True)
+class Said:
+    """A response that has just said a token of `stops`."""
+
+    prompt: Prompt
+    tag: int  # of the request
+    member: int  # which seed of it
+    tokens: tuple[int, ...]  # behind the request's prefix: what was sampled and inserted; the last one stopped it
+    inserted: tuple[Inserted, ...]
+    room: int  # tokens that may still be inserted
+    left: int  # tokens that may still be sampled, 1 at least
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a response goes on: behind `piece`, as it is (None), or not at all (`end`).
+
+    A piece is made by `PromptEncoder.piece`, ends in text and has `Said.room` tokens at most. `notes` go into
+    `Response.notes`, the later of equal names stays.
+    """
+
+    piece: Prompt | None = None
+    end: bool = False
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+class Reaction(Protocol):
+    """Decides what is inserted. It belongs to one request; equal responses must get equal replies."""
+
+    stops: tuple[int, ...]  # ids behind which a response is handed over
+    room: int  # tokens that may be inserted into a response, all together
+
+    def __call__(self, said: Said) -> Reply | Future[Reply]:
+        """The reply, or a promise of it: the response then waits while others are sampled. An engine asks for all
+        promises at a moment that does not depend on how long they take."""
+        ...

@@ -1,0 +1,9 @@
+"""Supervised training on the policy's own forward: what a model shall write after a prompt, and the loop that teaches.
+
+`mmcredit sft` is this package; `mmcredit dpo` (`mmcredit.preference`) goes through the same loop. A target is a row of
+`Rollouts` like a sampled response, so layouts, micro-batches, engines and checkpoints are those of RL.
+"""
+
+from mmcredit.supervised.taught import Taught, as_rollouts, negative_log_likelihood, teach
+
+__all__ = ["Taught", "as_rollouts", "negative_log_likelihood", "teach"]

@@ -1,0 +1,139 @@
+"""What is taught: a prompt and the tokens that shall follow it; and the loss of a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmcredit.data.dropped import UnusableSample
+from mmcredit.policy.passes import CLEAN, Pass
+from mmcredit.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmcredit.data.sample import Sample
+    from mmcredit.policy.policy import Policy
+    from mmcredit.policy.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Taught:
+    """An example as the model reads it: a prompt, and the ids to be written after it.
+
+    `taught` says which of the ids enter the loss (None: all); the others are read only, as tokens that a tool or a
+    retrieval inserted.
+    """
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    taught: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise ValueError(f"sample {self.prompt.sample_id}: there is nothing to teach, the target has no tokens")
+        if self.taught is not None and len(self.taught) != len(self.tokens):
+            raise ValueError(
+                f"sample {self.prompt.sample_id}: {len(self.tokens)} tokens, but `taught` says {len(self.taught)}"
+            )
+
+    @property
+    def mask(self) -> tuple[bool, ...]:
+        """[R] which ids enter the loss."""
+        return (True,) * len(self.tokens) if self.taught is None else self.taught
+
+
+def target_ids(text: str, policy: Policy, name: str, *, end: bool = True) -> tuple[int, ...]:
+    """The ids of a target text, closed by the end-of-sequence token of the model.
+
+    The text is tokenised by itself: prompt ids are those that sampling starts from, whatever follows. Raises
+    `UnusableSample` for a blank text, and for one that spells a token which only templates may write.
+    """
+    if not text.strip():
+        raise UnusableSample(f"sample {name}: the target is empty; give a text or leave the row out", "target empty")
+    for token in policy.encoder.reserved:
+        if token in text:
+            raise UnusableSample(
+                f"sample {name}: the target contains the reserved token {token!r}; remove it from the data",
+                "reserved token in the target",
+            )
+    ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return (*ids, policy.eos_token_ids[0]) if end else tuple(ids)
+
+
+def teach(
+    sample: Sample, target: str, policy: Policy, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
+) -> Taught:
+    """The example of a sample and its target text.
+
+    Raises ValueError as `Policy.encode` for the prompt, and `UnusableSample` for a target that is empty or, with the
+    prompt, longer than `max_tokens`: nothing is ever cut off.
+    """
+    ids = target_ids(target, policy, sample.name)
+    prompt = policy.encode(sample, max_prompt_tokens)
+    if max_tokens is not None and len(prompt) + len(ids) > max_tokens:
+        raise UnusableSample(
+            f"sample {sample.name}: prompt ({len(prompt)}) and target ({len(ids)}) have more than data.max_tokens="
+            f"{max_tokens} tokens; raise it or drop the sample",
+            "too long",
+        )
+    return Taught(prompt, ids)
+
+
+def turns(sample: Sample, target: str, every: bool) -> list[tuple[Sample, str]]:
+    """The examples in a conversation: the last answer, or with `every` one per assistant turn, each after what was said
+    before it."""
+    found: list[tuple[Sample, str]] = []
+    if every:
+        seen = 0
+        for number, message in enumerate(sample.messages):
+            content = message["content"]
+            parts = [] if isinstance(content, str) else content
+            if message["role"] == "assistant" and number:
+                text = content if isinstance(content, str) else "".join(p.get("text", "") for p in parts)
+                before = replace(
+                    sample, id=f"{sample.id}#{number}", messages=sample.messages[:number], media=sample.media[:seen]
+                )
+                found.append((before, text))
+            seen += sum(part["type"] in ("image", "video") for part in parts)
+    return [*found, (sample, target)]
+
+
+def as_rollouts(batch: Sequence[Taught], pad: int | None) -> Rollouts:
+    """The targets as responses, each to a prompt of its own: row i belongs to prompt i."""
+    width = max(len(each.tokens) for each in batch)
+    tokens = torch.full((len(batch), width), pad or 0, dtype=torch.int64)
+    mask = torch.zeros(len(batch), width, dtype=torch.bool)
+    valid = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, each in enumerate(batch):
+        tokens[row, : len(each.tokens)] = torch.tensor(each.tokens)
+        mask[row, : len(each.tokens)] = torch.tensor(each.mask)
+        valid[row, : len(each.tokens)] = True
+    return Rollouts(tokens, mask, torch.arange(len(batch)), torch.zeros(len(batch)), valid=valid)
+
+
+def negative_log_likelihood(logprobs: Tensor, weights: Tensor) -> Tensor:
+    """-sum(weights * logprobs), both [B,T]; weights are 0 where a token is not taught, and add up to 1 over a batch."""
+    return -(torch.where(weights != 0, logprobs, torch.zeros_like(logprobs)) * weights).sum()
+
+
+def token_weights(keep: Tensor, average: str) -> Tensor:
+    """[B,T] weights that make the loss a mean over all kept tokens of a batch ("tokens") or over samples of their means
+    ("samples"). keep [B,T] bool. A row without a kept token weighs nothing."""
+    kept = keep.to(torch.float32)
+    if average == "tokens":
+        return kept / kept.sum().clamp(min=1.0)
+    rows = kept.sum(1, keepdim=True)
+    return kept / rows.clamp(min=1.0) / (rows > 0).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def losses(batch: Sequence[Taught], policy: Policy) -> tuple[Tensor, Tensor]:
+    """Per example: the sum of -log p over its taught tokens [B] (nats), and how many there are [B]."""
+    rollouts = as_rollouts(batch, policy.tokenizer.pad_token_id)
+    wanted = [Pass(CLEAN, frozenset({"logprobs"}))]
+    found = policy.score([each.prompt for each in batch], rollouts, wanted, temperature=1.0)[CLEAN]["logprobs"]
+    return -(found * rollouts.mask).sum(1), rollouts.mask.sum(1)

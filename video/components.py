@@ -1,0 +1,18 @@
+"""Everything of this package that a config can name. The entry point `mmcredit.components` loads this module."""
+
+from __future__ import annotations
+
+from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
+from video.sd_grpo import SDGRPO
+from video.segments import RetrievalSegments
+
+__all__ = [
+    "SDGRPO",
+    "FpsMatch",
+    "GroundingAccuracy",
+    "Reasoning",
+    "Retrieval",
+    "RetrievalFormat",
+    "RetrievalSegments",
+    "WindowIoU",
+]
