@@ -89,6 +89,25 @@ def sft(options: Namespace) -> int:
     return fit(run, options, console)
 
 
+def dpo(options: Namespace) -> int:
+    """Preference optimisation."""
+    load_now()
+    from mmcredit.preference.config import DPOConfig
+    from mmcredit.supervised.config import load
+
+    for path in options.plugin:
+        components.load_plugin(path)
+    words = [] if options.from_run is None else [f"data.from_run.run={options.from_run}", "data.train=null"]
+    run = load(DPOConfig, options.config, [*words, *options.overrides])
+    if options.dry_run:
+        _print_config(run)
+        return 0
+    _quiet_libraries()
+    from mmcredit.preference.command import run as fit
+
+    return fit(run, options, console, _bar)
+
+
 def _print_config(run: Any) -> None:
     text = yaml_values.dump(run.model_dump(mode="json"))
     console.print(text, highlight=False, markup=False, end="", soft_wrap=True)
@@ -101,6 +120,14 @@ def launch(options: Namespace) -> int:
     from mmcredit.launch import launch as start
 
     return start(run, options)
+
+
+def serve_rollouts(options: Namespace) -> int:
+    """Serve rollouts over HTTP."""
+    load_now()
+    from mmcredit.rollout.serving.command import serve
+
+    return serve(options, yaml_values.plain(yaml_values.read(options.engine)))
 
 
 def evaluate(options: Namespace) -> int:

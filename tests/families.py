@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers as tf
-from tiny import HEAD_DIM, _finish, _text_config, _tokenizer_json
+from tiny import HEAD_DIM, _finish, _text_config, _tokenizer_json, tiny_tokenizer
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.models.smolvlm import processing_smolvlm
@@ -212,3 +212,25 @@ def tiny_family(family: str, seed: int = 0, spread: float = 0.08) -> tuple[PreTr
     torch.manual_seed(seed)
     model = CLASSES[family](_config(family, tokenizer))
     return _finish(model, tokenizer, spread), processor
+
+
+DECODERS = ("llama", "smollm", "smollm3", "mistral", "gemma3_text", "qwen3")
+
+
+def tiny_decoder(family: str, seed: int = 0, spread: float = 0.08) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A text model (float32, eval mode) and its tokenizer."""
+    tokenizer = tiny_tokenizer()
+    text = _text_config(tokenizer, 64, 2) | {"head_dim": HEAD_DIM}
+    made: dict[str, Any] = {
+        "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**text)),
+        # Tied embeddings, as SmolLM and SmolLM2 have them.
+        "smollm": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**text | {"tie_word_embeddings": True})),
+        # Every second layer has no rotary positions.
+        "smollm3": lambda: tf.SmolLM3ForCausalLM(tf.SmolLM3Config(**text, no_rope_layer_interval=2)),
+        "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**text, sliding_window=16)),
+        "gemma3_text": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**gemma3_text(text))),
+        "gemma2": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(**text, final_logit_softcapping=1.0)),
+        "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**text)),
+    }
+    torch.manual_seed(seed)
+    return _finish(made[family](), tokenizer, spread), tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from families import PLACEHOLDER, tiny_family
+from families import tiny_family
 from policy_cases import rollouts_for, sample
 
 from mmcredit.data.sample import Sample
@@ -45,21 +45,15 @@ def family_batch(family: str, **options: Any) -> tuple[Policy, list[Prompt], Rol
 def own_logprobs(policy: Policy, prompt: Prompt, tokens: torch.Tensor) -> torch.Tensor:
     """Log-probs of response tokens [R] by the model's own forward on its processor's own output, one row, no cache."""
     assert prompt.sample is not None
-    text = policy.encoder.render(prompt.sample)
-    images = [policy.encoder.load_image(m) for m in prompt.sample.media]
-    options: dict[str, Any] = {"images": [images]} if images else {}
-    out = dict(policy.processor(text=[text], return_tensors="pt", text_kwargs={"add_special_tokens": False}, **options))
-    rest = tokens[None, :-1]
-    out["input_ids"] = torch.cat([out["input_ids"], rest], 1)
-    for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
-        if name in out:
-            out[name] = torch.cat([out[name], torch.full_like(rest, value)], 1)
-    out.pop("num_crops", None)
+    out = policy.encoder.whole(prompt.sample)
+    assert out is not None
+    rest, shape = tokens[None, :-1], out["input_ids"].shape
+    for name, value in list(out.items()):
+        if value.shape == shape:
+            more = rest if name == "input_ids" else torch.full_like(rest, int(name == "attention_mask"))
+            out[name] = torch.cat([value, more], 1)
     model: Any = policy.model
     with torch.no_grad():
         logits = model(**out, use_cache=False).logits[0, -len(tokens) :]
     logits[:, list(policy.suppressed_ids)] = -torch.inf
     return logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-
-
-__all__ = ["PLACEHOLDER", "family_batch", "family_policy", "family_samples", "own_logprobs"]

@@ -54,12 +54,13 @@ ROOMS: dict[str, str] = {
     "train": BELOW_TRAIN,
     # beside RL: targets that are given, on the same policy, engines and checkpoints
     "supervised": f"{BELOW_TRAIN} train",
+    "preference": f"{BELOW_TRAIN} train supervised",
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "audit": f"{BELOW_TRAIN} replay train",
     "launch": "config",
-    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay supervised train",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
     "look": f"{BELOW_TRAIN} audit commands",
     "cli": f"{GROUND} commands deferred look usage",
     "integrations": f"{VALUES} compat credit policy signals views",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
+from video.rollout import FrameRetrieval
 from video.sd_grpo import SDGRPO
 from video.segments import RetrievalSegments
 
 __all__ = [
     "SDGRPO",
     "FpsMatch",
+    "FrameRetrieval",
     "GroundingAccuracy",
     "Reasoning",
     "Retrieval",

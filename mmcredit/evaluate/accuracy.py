@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rewards.pool import RewardPool, RewardResult
+    from mmcredit.rollout.reaction import Reaction
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ def evaluate(
     part: str,
     progress: Callable[[int], None] | None = None,
     ks: Sequence[int] = (),
+    reactions: Sequence[Reaction | None] | None = None,
 ) -> Evaluation:
     """Answer every question once per seed and judge each answer by reward `part` (right means a value above 0.5).
 
     ``seeds[i]`` are those of question i, equally many for every question; its answers share the prompt. With more than
     one, `scores` holds avg@K, and pass@k and majority@k for every k of `ks`. A question with an answer that the part
-    does not apply to is not applicable: it is answered, and counts in no accuracy.
+    does not apply to is not applicable: it is answered, and counts in no accuracy. `reactions`, one per question, may
+    insert into its answers.
 
     Raises ValueError for an empty set, an uneven number of seeds, a k above it, a part that the pool does not have, or
     one that applies to no question.
@@ -78,7 +81,9 @@ def evaluate(
     (k,) = counts
     if too_many := [each for each in ks if not 1 <= each <= k]:
         raise ValueError(f"k must be between 1 and the {k} answers per question, got {too_many[0]}")
-    requests = [Request(p, tuple(s), tag=i) for i, (p, s) in enumerate(zip(prompts, seeds, strict=True))]
+    given = reactions or [None] * len(samples)
+    asked = zip(prompts, seeds, given, strict=True)
+    requests = [Request(p, tuple(s), tag=i, reaction=r) for i, (p, s, r) in enumerate(asked)]
     responses = engine.generate(requests, sampling, progress)
     texts = [decode(r.tokens) for r in responses]
     result = pool.score([reward_item(samples[r.tag], t, r) for r, t in zip(responses, texts, strict=True)])
@@ -105,7 +110,7 @@ def evaluate(
         parts={name: mean for name in result.parts if (mean := _mean(result, name)) is not None},
         correct=[None if a is None else sum(a.right) / k for a in attempts],
         responses=texts,
-        mean_length=sum(len(r.tokens) for r in responses) / n,
+        mean_length=sum(r.sampled for r in responses) / n,
         truncated=sum(r.finish == "length" for r in responses) / n,
         attempts=attempts,
         scores=summary(judged, ks) if k > 1 else {},

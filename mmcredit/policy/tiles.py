@@ -70,6 +70,9 @@ class Tiles:
         pixels = torch.cat([item.pixels for item in todo]).to(device, dtype)
         options: dict[str, Any] = {}
         if self._nested:
+            # A tile of zeros (black, without normalisation) would be dropped as padding; this value changes nothing.
+            empty = ~pixels.flatten(1).any(1)
+            pixels[:, 0, 0, 0] += empty * torch.finfo(pixels.dtype).tiny
             pixels = pixels[None]
             if all(MASK in item.extra for item in todo):
                 options[MASK] = torch.cat([item.extra[MASK] for item in todo]).to(device)[None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +75,11 @@ class HeldOut:
                 self.refused(f"held-out: {reason}", name, message)
         sampling = evaluation_sampling(config)
         began = time.perf_counter()
-        with self.costs.stage("evaluate"), parts.policy.costs.sampling_for("evaluate"):
+        with (
+            self.costs.stage("evaluate"),
+            parts.policy.costs.sampling_for("evaluate"),
+            self._reactions() as reaction,
+        ):
             self.progress.evaluation(step, len(asked.samples) * config.evaluate.samples)
             parts.engine.sync()
             found = evaluate(
@@ -87,6 +93,7 @@ class HeldOut:
                 config.evaluate.reward or parts.pool.names[0],
                 self.progress.advance,
                 config.evaluate.chosen_k,
+                [reaction(sample) for sample in asked.samples],
             )
         found = replace(found, dropped=asked.dropped)
         self._now = [None] * asked.total
@@ -100,6 +107,13 @@ class HeldOut:
         self.records.evaluations.answers(step, "held-out", mode(sampling.temperature), right)
         self.progress.evaluated(step, found)
         return found
+
+    def _reactions(self) -> AbstractContextManager[Callable[[Sample], Any]]:
+        """What the run's strategies insert into responses."""
+        for strategy in self.parts.strategies:
+            if (found := strategy.reactions(self.parts.policy)) is not None:
+                return found
+        return nullcontext(lambda sample: None)
 
     def before(self) -> Before | None:
         """What a resumed run knows of the accuracy before training."""

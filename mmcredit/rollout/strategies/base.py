@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmcredit.components import Component
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.engine import Request, Response, RolloutEngine, Sampling
+    from mmcredit.rollout.reaction import Reaction
     from mmcredit.rollout.volume import Volume
     from mmcredit.rollouts import Rollouts
 
@@ -130,6 +132,7 @@ class Strategy(Component):
 
     gives: ClassVar[tuple[str, ...]] = ()  # signals it attaches; "segments" for Rollouts.segments
     replaces_sampling: ClassVar[bool] = False  # never calls `rest`: must stand last
+    plain_first: ClassVar[bool] = False  # hands on the asks that it gets, unchanged, first of all (`rollout.ahead`)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         """The batch of this layer."""
@@ -141,6 +144,11 @@ class Strategy(Component):
     def volume(self, inner: Volume, run: Run) -> Volume:
         """What a step samples and trains on with this layer around one of `inner`; for `mmcredit check`."""
         return inner
+
+    def reactions(self, policy: Policy) -> AbstractContextManager[Callable[[Sample], Reaction | None]] | None:
+        """What inserts into the responses to a sample, inside the block: held-out answers are sampled with it, too.
+        None: nothing does."""
+        return None
 
     def observe(self, rollouts: Rollouts, stage: Stage) -> None:
         """Told the scored batch (with the signals of `needs()`), before the update."""

@@ -57,7 +57,8 @@ def attend(
             query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
         )
         return out.transpose(1, 2), None
-    layer: Any = module.layer_idx
+    layer_idx: Any = module.layer_idx
+    layer = shared_prompt.slot(layer_idx)
     return _attend_both(query * scale, key, value, shared_prompt, layer, sliding_window), None
 
 

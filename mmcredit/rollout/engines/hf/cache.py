@@ -8,10 +8,11 @@ share of memory and of memory traffic falls by 8.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, LinearAttentionLayer
 
 from mmcredit.policy.seeing import additive, allowed
 
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mmcredit.rollout.engines.hf.waiting import Waiting
+
+@dataclass(frozen=True)
+class Block:
+    """Own keys and values of rows that left together, per layer [n,K,C,D], and [n,C] bool: columns that are used."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    filled: Tensor
 
 
 class SharedPromptCache(Cache):
@@ -47,6 +55,9 @@ class SharedPromptCache(Cache):
         self.images: Tensor | None = None  # [p,L] int64 of the prompts being read: image of a token, -1 for text
         self.starts: Tensor | None = None  # [N] int64: place of each row's first own column in its whole sequence
         self._far: tuple[tuple[int, int, int | None], Tensor | None] | None = None  # of the present forward
+        # Layers of linear attention carry states along the row instead; attention layers are counted past them.
+        self._attention: dict[int, int] = {}  # number of a layer -> its place in the lists above
+        self._states: list[list[Any]] = []  # while prompts are read: the layers' states of each batch
         self.row_prompt = torch.zeros(0, dtype=torch.int64)  # [N] on the CPU, ascending
         self.prompts = 0
         self.slots = 0
@@ -57,10 +68,38 @@ class SharedPromptCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.filled
 
+    def slot(self, layer_idx: int) -> int:
+        """Where the keys of an attention layer are, in the lists of this cache."""
+        return self._attention.setdefault(layer_idx, len(self._attention))
+
+    def begin_states(self, layers: int) -> None:
+        """Before a batch of prompts of a model with linear attention: states of all its layers start anew."""
+        self.layers = [LinearAttentionLayer() for _ in range(layers)]
+        self._states.append(self.layers)
+
+    def set_states(self, prompts: Tensor) -> None:
+        """The states that rows start with: those behind their prompts (CPU [N] int64, in the order read)."""
+        first, *others = self._states
+        for place, layer in enumerate(first):
+            if not layer.is_conv_states_initialized[0]:
+                continue  # a layer that attends
+            for name in ("conv_states", "recurrent_states"):
+                parts = [getattr(batch[place], name)[0] for batch in (first, *others)]
+                getattr(layer, name)[0] = torch.cat(parts)
+        self.layers, self._states = first, []
+        self._reorder(prompts)
+
+    def _reorder(self, index: Any) -> None:
+        layers: list[Any] = self.layers
+        for layer in layers:
+            if layer.is_conv_states_initialized[0]:
+                layer.reorder_cache(index)
+
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values ([B,K,Q,D]); what attention of this stage reads comes back."""
+        layer_idx = self.slot(layer_idx)
         if self.stage == "prompt":
             if layer_idx == len(self.prompt_keys):
                 self.prompt_keys.append([])
@@ -163,6 +202,7 @@ class SharedPromptCache(Cache):
             for layer, block in enumerate(store):
                 if block is not None:
                     store[layer] = block.index_select(0, index)
+        self._reorder(keep)
         self._far = None
         if self.starts is not None:
             self.starts = self.starts.index_select(0, index)
@@ -188,40 +228,42 @@ class SharedPromptCache(Cache):
 
     # Rows that wait, and come back with more to read (see `waiting`).
 
-    def block(self, rows: Tensor, columns: list[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Copies of the own keys and values of `rows` (CPU [n] int64) up to the longest of `columns`, per layer, and
-        [n,C] bool: places that hold a token of the row (row i has filled `columns[i]` of them, padding apart)."""
+    def block(self, rows: Tensor, columns: list[int]) -> Block:
+        """Copies of the own keys and values of `rows` (CPU [n] int64); row i has filled `columns[i]`, padding apart."""
         device, width = self.prompt_keys[0].device, max(columns)
         index = rows.to(device)
         filled = torch.arange(width) < torch.tensor(columns)[:, None]
         if self.own_bias is not None:
             filled &= (self.own_bias.index_select(0, index)[:, 0, 0, :width] == 0).cpu()
         copies: list[list[Tensor]] = []
-        for store in (self.own_keys, self.own_values):
-            copies.append([part[:, :, :width].index_select(0, index) for part in store if part is not None])
-        return copies[0], copies[1], filled
+        for store, prompts in ((self.own_keys, self.prompt_keys), (self.own_values, self.prompt_values)):
+            copies.append([])
+            for part, prompt in zip(store, prompts, strict=True):
+                if part is None:  # stopped by the first token: nothing of its own was read yet
+                    part = prompt.new_zeros(len(self.row_prompt), prompt.shape[0] // self.prompts, 0, prompt.shape[-1])
+                copies[-1].append(part[:, :, :width].index_select(0, index))
+        return Block(copies[0], copies[1], filled)
 
-    def take_up(self, rows: Sequence[Waiting], more: int) -> int:
-        """Replace the batch by these rows (ascending in prompt), each from its block, holes closed, and make room for
-        `more` tokens. Returns the columns in use: those of the longest row; the others are hidden behind theirs."""
+    def take_up(self, rows: Sequence[tuple[Block, int]], prompts: Sequence[int], more: int) -> int:
+        """Replace the batch by these rows of blocks, holes closed, and make room for `more` tokens. `prompts`: which
+        one each reads, ascending. Returns the columns in use, those of the longest row; others hide what is behind
+        theirs."""
         device = self.prompt_keys[0].device
-        places = [one.keys.filled[one.row].nonzero()[:, 0] for one in rows if one.keys is not None]
-        assert len(places) == len(rows), "a row waits without its keys"
+        places = [block.filled[row].nonzero()[:, 0] for block, row in rows]
         width = max(len(own) for own in places)
         self.capacity = width + more
         self.own_bias = self.query_bias = None
         self.filled = width
         layers = len(self.prompt_keys)
         self.own_keys, self.own_values = [None] * layers, [None] * layers
-        if width:
-            for name, store in (("keys", self.own_keys), ("values", self.own_values)):
-                for layer in range(layers):
-                    made = []
-                    for one, own in zip(rows, places, strict=True):
-                        held = getattr(one.keys, name)[layer][one.row].index_select(1, own.to(device))  # [K,c,D]
-                        made.append(torch.nn.functional.pad(held, (0, 0, 0, width - len(own))))
-                    store[layer] = torch.stack(made)
-        self.set_rows(torch.tensor([one.prompt for one in rows]))
+        for layer in range(layers if width else 0):
+            made: tuple[list[Tensor], list[Tensor]] = ([], [])
+            for (block, row), own in zip(rows, places, strict=True):
+                index, after = own.to(device), (0, 0, 0, width - len(own))
+                for held, out in zip((block.keys, block.values), made, strict=True):
+                    out.append(torch.nn.functional.pad(held[layer][row].index_select(1, index), after))  # [K,W,D]
+            self.own_keys[layer], self.own_values[layer] = torch.stack(made[0]), torch.stack(made[1])
+        self.set_rows(torch.tensor(list(prompts)))
         lengths = torch.tensor([len(own) for own in places])
         self.hide(0, (torch.arange(width) >= lengths[:, None]).to(device))
         return width

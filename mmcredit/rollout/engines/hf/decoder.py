@@ -33,6 +33,7 @@ class Decoder:
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.windows: bool = any(window is not None for window in windows(config).values())
         self.both_ways: bool = body.both_ways
+        self.hybrid: bool = body.hybrid
         self.takes_insertions: bool = not (self.windows or self.both_ways or body.hybrid)
 
     def read(self, prompts: Sequence[Prompt], **options: Any) -> Tensor:

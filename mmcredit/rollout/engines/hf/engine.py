@@ -168,8 +168,14 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
                 f"sample {prompt.sample_id}: {type(decoder.body).__name__} has sliding windows or layers of another "
                 "kind, and engine 'hf' inserts nothing into its responses; take another model (model.path)"
             )
+        if prefix and decoder.hybrid:
+            raise ValueError(
+                f"sample {prompt.sample_id}: a response is to be continued, and engine 'hf' does not carry the states "
+                f"of {type(decoder.body).__name__}'s linear attention through prefixes; take a strategy without them"
+            )
         room = request.room
         inserted = f" + inserted tokens {room}" if room else ""
+        remedy = "lower max_new_tokens or the prompt limit" + (", or what may be inserted" if room else "")
         if new_tokens < 1:
             raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
         if not len(prompt):
@@ -179,5 +185,5 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
             raise ValueError(
                 f"sample {prompt.sample_id}: prompt positions {prompt.next_position} + prefix {prefix} + "
                 f"max_new_tokens {new_tokens}{inserted} = {last} exceed the model's {decoder.max_positions} "
-                "positions; lower max_new_tokens or the prompt limit"
+                f"positions; {remedy}"
             )

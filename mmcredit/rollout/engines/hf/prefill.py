@@ -33,13 +33,18 @@ def prefill(decoder: Decoder, wave: Wave, new_tokens: int, batch_tokens: int) ->
     longest = max(len(prefix) for _, prefix in wave.stems)
     cache = SharedPromptCache(longest + new_tokens)
     device = decoder.device
-    hidden = torch.cat([_read_prompts(decoder, wave, part, cache) for part in _batches(wave, batch_tokens)])
+    hidden = torch.cat(
+        [_read_prompts(decoder, wave, part, cache) for part in _batches(wave, batch_tokens, decoder.hybrid)]
+    )
     cache.finish_prompts([len(p) for p in wave.prompts])
 
     stem_prompt = torch.tensor([prompt for prompt, _ in wave.stems])
     row_stem = torch.tensor([stem for stem, _ in wave.rows])
     starts = torch.tensor([wave.prompts[p].next_position + len(prefix) for p, prefix in wave.stems])
     hidden = hidden.index_select(0, stem_prompt.to(device))
+    if decoder.hybrid:
+        assert not longest, "the engine refuses prefixes"
+        cache.set_states(stem_prompt[row_stem])
     # Prefixes are left padded: a stem's first own column lies before its prompt's end by the padding.
     ends = torch.tensor([len(wave.prompts[p]) + len(prefix) - longest for p, prefix in wave.stems])
     cache.starts = ends.to(device) if decoder.windows else None
@@ -53,12 +58,14 @@ def prefill(decoder: Decoder, wave: Wave, new_tokens: int, batch_tokens: int) ->
     return Prefilled(cache, hidden.index_select(0, row_stem.to(device)), starts[row_stem].to(device)[:, None])
 
 
-def _batches(wave: Wave, batch_tokens: int) -> Iterator[range]:
-    """Ranges of prompts to read together. They come longest first; one under half the longest opens a new batch."""
+def _batches(wave: Wave, batch_tokens: int, alike: bool = False) -> Iterator[range]:
+    """Ranges of prompts to read together. They come longest first; one under half the longest opens a new batch, and,
+    where they have to be `alike` (a state would be carried on through padding), one of another length."""
     start = 0
     for i, prompt in enumerate(wave.prompts):
         widest = len(wave.prompts[start])
-        if i > start and ((i - start + 1) * widest > batch_tokens or 2 * len(prompt) < widest):
+        shorter = len(prompt) < widest if alike else 2 * len(prompt) < widest
+        if i > start and ((i - start + 1) * widest > batch_tokens or shorter):
             yield range(start, i)
             start = i
     yield range(start, len(wave.prompts))
@@ -69,6 +76,8 @@ def _read_prompts(decoder: Decoder, wave: Wave, part: range, cache: SharedPrompt
     prompts = [wave.prompts[i] for i in part]
     seen = _images(prompts) if decoder.both_ways else None
     cache.images = None if seen is None else seen.to(decoder.device)
+    if decoder.hybrid:
+        cache.begin_states(int(decoder.body.config.num_hidden_layers))
     hidden = decoder.read(prompts, past_key_values=cache, use_cache=True, shared_prompt=cache)
     last = torch.tensor([len(p) - 1 for p in prompts], device=hidden.device)
     return hidden[torch.arange(len(prompts), device=hidden.device), last]
