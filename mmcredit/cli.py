@@ -241,6 +241,12 @@ def _evaluate(actions: Any) -> None:
     evaluate.add_argument("--limit", type=int, metavar="N", help="at most N questions, of a seeded shuffle")
     evaluate.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (no CONFIG: default 1024)")
     evaluate.add_argument("--batch", type=int, metavar="N", help="prompts answered at a time (default 64)")
+    evaluate.add_argument(
+        "--decoding",
+        metavar="NAME",
+        help="decode by r2r, arbitrage or tokenselect: a name or {name: {field: value}}; held-out questions are "
+        "answered by each model alone as well",
+    )
     benchmarks = evaluate.add_argument_group("benchmarks, with or without a CONFIG")
     benchmarks.add_argument("--benchmark", metavar="A,B", help="names, or {name: {split: ..., ...}}")
     benchmarks.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds their files")

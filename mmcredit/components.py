@@ -46,6 +46,7 @@ HOMES: dict[str, str] = {
     "verifier": "mmcredit.verifiers",
     "selection": "mmcredit.supervised.selections",
     "preference": "mmcredit.preference.losses",
+    "decoding": "mmcredit.decoding.methods",
 }
 
 

@@ -198,6 +198,14 @@ class RunConfig(Block):
         build("source", self.data.train)
         if self.data.evaluate is not None:
             build("source", self.data.evaluate)
+        if self.data.media.video is not None:
+            build("video", self.data.media.video)
+        if _name(self.rollout.engine) in names("decoding"):
+            raise ValueError(
+                f"rollout.engine {_name(self.rollout.engine)!r} is a way of decoding at test time: what it samples is "
+                "not what the policy is scored with, so no rollout may come from it; use hf or vllm here, and "
+                f"mmcredit evaluate --decoding {_name(self.rollout.engine)} for answers"
+            )
         build("engine", self.rollout.engine)
         rewards = build_all("reward", self.rewards)
         parts = part_names(rewards)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ LISTED = {
     "train_engine": "docs/several-processes.md",
     "selection": "docs/sft.md",
     "preference": "docs/preference.md",
+    "decoding": "docs/decoding.md",
     "video": "docs/data.md",
 }
 # The configs of `train`, `sft` and `dpo` share many blocks.
