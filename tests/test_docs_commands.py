@@ -41,12 +41,8 @@ NOT_RUN = {
     "README.md": 1,  # scripts/test.sh, which runs this test
     "docs/integrations.md": 3,  # need TRL and verl; scripts/test_integrations.sh runs them
     "docs/models.md": 1,  # fetches a model
-<<<<<<< HEAD
     "docs/outputs.md": 1,  # serves until it is interrupted
-    "docs/rollout.md": 1,  # fetches vLLM
-=======
     "docs/rollout.md": 2,  # fetches vLLM; serves until it is interrupted
->>>>>>> main
     "docs/several-processes.md": 1,  # needs DeepSpeed
     "docs/verifiers.md": 1,  # needs vLLM
 }
