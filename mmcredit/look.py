@@ -39,7 +39,7 @@ def add(actions: Any, config: Callable[..., None], plugins: Callable[[ArgumentPa
         "nothing but the page can be asked for. Ends with Ctrl-C; the run does not notice.",
     )
     watch_.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
-    watch_.add_argument("--port", type=int, default=8765, metavar="N", help="port (default 8765; 0 = any free one)")
+    watch_.add_argument("--port", type=int, default=8790, metavar="N", help="port (default 8790; 0 = any free one)")
     watch_.add_argument("--seconds", type=float, default=5.0, metavar="S", help="between two looks (default 5)")
     watch_.set_defaults(run=watch)
 

@@ -29,6 +29,7 @@ SHORTER = [
     (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
     (r"^mmcredit evaluate .*--decoding", "--limit 2 --max-new-tokens 6"),
     (r"^mmcredit check", "--samples 8"),
+    (r"^mmcredit audit", "rollout.group=2"),
     (r"^mmcredit sft", "train.steps=2 evaluate.limit=4"),
     (r"^mmcredit dpo", "train.steps=2 data.from_run.held_out=0"),
     (r"^mmcredit prm-train", "data.questions=8 data.test_questions=4 sft.epochs=1 sft.batch=8"),

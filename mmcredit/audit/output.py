@@ -381,13 +381,3 @@ def verdict_sentence(made: Board) -> str:
         f"Against uniform GRPO credit (95 % intervals, same prompts) — nearer to the truth: {listed('better')}; "
         f"GRPO is as good as: {listed('as good')}; GRPO is nearer than: {listed('worse')}."
     )
-
-
-def markdown(made: Board) -> str:
-    """The leaderboard as a table for benchmarks/audit.md."""
-    heads = ["method", *(name for name, _ in HEADS)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in made.rows:
-        shown = cells(row)
-        lines.append("| " + " | ".join(shown[h] for h in heads) + " |")
-    return "\n".join(lines) + "\n"
