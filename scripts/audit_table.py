@@ -30,7 +30,8 @@ truth only. Methods that read the image equal GRPO on text.
 """
 COLUMNS = (
     ("gradient cosine", "gradient"), ("over GRPO", "gradient_over_grpo"), ("correlation", "correlation"),
-    ("corrected", "correlation_corrected"), ("within", "within"), ("rank", "rank"), ("significant", "significant"),
+    ("corrected", "correlation_corrected"), ("within", "within"),
+    ("rank", "rank"), ("significant", "significant"),
     ("sign", "sign"), ("PR area", "precision"), ("noise", "noise"), ("extra passes", "passes"), ("sampled", "sampled"),
     ("s/batch", "seconds"),
 )  # fmt: skip
@@ -59,9 +60,9 @@ def section(found: dict[str, Any]) -> str:
     lines = [
         f"\n## {f['source']}: {f['prompts']} prompts, {f['responses']} responses, {f['tokens']:,} tokens\n",
         f"Model {', '.join(f['weights'])}. Truth by {f['mode']}: {f['continuations']:,} continuations "
-        f"({f['sampled_tokens']:,} tokens) from {f['states']:,} distinct prefixes, {f['seconds']:.0f} s. Standard error "
-        f"of an advantage: mean {f['error_mean']:.3f}, 95th percentile {f['error_q95']:.3f}; spread of the advantages "
-        f"{f['truth_sd']:.3f}; {100 * f['significant']:.1f} % of the tokens matter. Reliability of the truth "
+        f"({f['sampled_tokens']:,} tokens) from {f['states']:,} distinct prefixes, {f['seconds']:.0f} s. Standard "
+        f"error of an advantage: mean {f['error_mean']:.3f}, 95th percentile {f['error_q95']:.3f}; spread of the "
+        f"advantages {f['truth_sd']:.3f}; {100 * f['significant']:.1f} % of the tokens matter. Reliability of the truth "
         f"{f['reliability']:.2f} ({f['within_reliability']:.2f} within responses).\n",
         f"By the gradient cosine, nearer to the truth than GRPO: {listed('better')}. GRPO is as good as: "
         f"{listed('as good')}. GRPO is nearer than: {listed('worse')}.\n",
