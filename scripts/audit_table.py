@@ -62,8 +62,8 @@ def section(found: dict[str, Any]) -> str:
         f"Model {', '.join(f['weights'])}. Truth by {f['mode']}: {f['continuations']:,} continuations "
         f"({f['sampled_tokens']:,} tokens) from {f['states']:,} distinct prefixes, {f['seconds']:.0f} s. Standard "
         f"error of an advantage: mean {f['error_mean']:.3f}, 95th percentile {f['error_q95']:.3f}; spread of the "
-        f"advantages {f['truth_sd']:.3f}; {100 * f['significant']:.1f} % of the tokens matter. Reliability of the truth "
-        f"{f['reliability']:.2f} ({f['within_reliability']:.2f} within responses).\n",
+        f"advantages {f['truth_sd']:.3f}; {100 * f['significant']:.1f} % of the tokens matter. Reliability of the "
+        f"truth {f['reliability']:.2f} ({f['within_reliability']:.2f} within responses).\n",
         f"By the gradient cosine, nearer to the truth than GRPO: {listed('better')}. GRPO is as good as: "
         f"{listed('as good')}. GRPO is nearer than: {listed('worse')}.\n",
         "| method | " + " | ".join(name for name, _ in COLUMNS) + " |",
