@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.media import content_key
 from mmcredit.intervals import Z95, proportion
+from mmcredit.policy.offsets import Offsets
 from mmcredit.seeds import derive
 from prm.checking import SpanSettings
 from prm.metrics import auroc, macro_iou, matches, merge, mhalo_f1m, mhalo_iou, overlap, prf, word_spans
-from prm.offsets import Offsets
 from prm.spans import INFERENCE, locate, token_spans
 from prm.verifier import Query, Verifier
 

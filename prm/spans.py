@@ -26,7 +26,7 @@ from prm.normalise import Normalised, folded, normalised, trim
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prm.offsets import Offsets
+    from mmcredit.policy.offsets import Offsets
 
 Rung = Literal["exact", "trimmed", "normalised", "casefolded", "fuzzy"]
 Ladder = tuple[Rung, ...]

@@ -16,8 +16,8 @@ from tiny import QWEN_PATTERN, tiny_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mmcredit.policy.offsets import Offsets, TokenOffsets
 from mmcredit.policy.tokenisation import symbol_bytes
-from prm.offsets import Offsets, TokenOffsets
 from prm.spans import (
     EXACT,
     INFERENCE,

@@ -303,7 +303,8 @@ def _tokens(found: Audit) -> dict[str, Any]:
 HEADS = (
     (
         "gradient cosine",
-        "to the gradient under the true advantages, all prompts as one on-policy batch; corrected for noise in the truth, so it may exceed 1",
+        "to the gradient under the true advantages, all prompts as one on-policy batch; corrected for noise in the "
+        "truth, so it may exceed 1",
     ),
     ("over GRPO", "paired difference of the gradient cosine (of the correlation, without gradients)"),
     ("correlation", "Pearson, over all tokens, with the truth"),
