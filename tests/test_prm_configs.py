@@ -30,7 +30,7 @@ def test_easy_vqa_asks_for_a_description_true_or_not():
 
 def test_scenes_ask_for_the_descriptions_that_the_cold_start_teaches():
     holds = form("scenes_perceval")
-    taught = load_fit(SFTConfig, "scenes_describe", []).data.train
+    taught = load_fit(SFTConfig, "sft_scenes_describe", []).data.train
     samples = build("source", {"scenes": {**taught["scenes"], "size": 60}}).load(MediaLimits())
     assert all(holds(sample.meta["response"]) for sample in samples)
     assert not holds("<think>There is one.</think><answer>2</answer>")
