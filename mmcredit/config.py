@@ -198,6 +198,8 @@ class RunConfig(Block):
         build("source", self.data.train)
         if self.data.evaluate is not None:
             build("source", self.data.evaluate)
+        if self.data.media.video is not None:
+            build("video", self.data.media.video)
         if _name(self.rollout.engine) in names("decoding"):
             raise ValueError(
                 f"rollout.engine {_name(self.rollout.engine)!r} is a way of decoding at test time: what it samples is "

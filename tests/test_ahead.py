@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def die():
 
 
 trainer.parts.trainer.step = die
+print("server", trainer.parts.engine.processes[0].pid, flush=True)
 trainer.run()
 """
 STARTED = {"server": {"engine": "hf", "threads": 1}}
@@ -75,6 +77,14 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
     died = run_python(PROGRAM, str(path))
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert len(numbers(killed / "run")) == 3
+    server = int(died.stdout.split("server ")[1].split()[0])
+    for _ in range(100):  # it ends with the trainer, however that ends
+        commands = Path(f"/proc/{server}/cmdline")
+        if not commands.exists() or not commands.read_bytes():  # a process that nobody has collected has no words
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the server outlives the trainer that started it")
     Trainer(config.parse(values), resume=True).run()
     assert numbers(killed / "run") == expected
     one, other = (load_file(p / "run" / "model" / "model.safetensors") for p in (whole, killed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.rollout.serving import wire
 from mmcredit.rollout.serving.service import Service
 from mmcredit.statistics.entropy_scale import EntropyScale
+from mmcredit.train.sharing import OneEngine
+from mmcredit.world import ALONE
 
 ENGINES = ["hf", *(["vllm"] if importlib.util.find_spec("vllm") else [])]
 NOISE = {"hf": 1e-5, "vllm": 2e-4}  # nats
@@ -196,6 +199,47 @@ def test_the_probe_finds_weights_that_were_not_taken_over(opened, monkeypatch):
     change(policy, 1 / 1.2)
     engine.sync()
     engine.generate(requests(prompts), Sampling(max_new_tokens=2))
+
+
+def test_the_probe_finds_what_a_cache_remembers(tmp_path, monkeypatch):
+    policy = make_policy("qwen2_5_vl")
+    prompts = make_prompts(policy)
+    with serve(folder_of(policy, tmp_path / "model")) as service:
+        engine = client(service.url, policy)
+        engine.generate(requests(prompts), Sampling(max_new_tokens=2))
+        monkeypatch.setattr(service.host.policy, "drop_caches", lambda: None)
+        monkeypatch.setattr(service.host.policy, "weights_changed", lambda: None)
+        change(policy, 1.3, "visual")
+        engine.sync()
+        with pytest.raises(RuntimeError, match="does not sample from the trainer's weights"):
+            engine.generate(requests(prompts), Sampling(max_new_tokens=2))
+        monkeypatch.undo()
+        engine.sync()
+        engine.generate(requests(prompts), Sampling(max_new_tokens=2))
+
+
+def test_one_client_serves_all_ranks(tmp_path):
+    policy = make_policy("qwen3")
+    prompts = make_prompts(policy)
+    inside: list[str] = []
+
+    @contextmanager
+    def whole():
+        inside.append("whole")
+        yield
+
+    with serve(folder_of(policy, tmp_path / "model")) as service:
+        engine = OneEngine(client(service.url, policy), ALONE, whole)
+        expected = told(hf_engine(policy).generate(requests(prompts), Sampling(max_new_tokens=8)))
+        engine.sync()
+        assert inside == ["whole"]
+        assert told(engine.generate(requests(prompts), Sampling(max_new_tokens=8))) == expected
+        change(policy, 1.2)  # as weights that are spread over ranks: out of reach until the next sync
+        service.host.session = ""
+        assert told(engine.submit(requests(prompts), Sampling(max_new_tokens=8))()) == expected
+        counts, said = engine.report()
+        assert counts["faults/restarted"] == len(said) == 1
+        engine.close()
 
 
 def test_only_what_is_trained_travels(tmp_path):

@@ -22,6 +22,7 @@ from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.policy.policy import Policy
 from mmcredit.rewards.pool import RewardResult
 from mmcredit.rollout.engine import Sampling
+from mmcredit.rollout.volume import sampled as sampled_volume
 from mmcredit.seeds import derive
 from mmcredit.train.costs import Costs
 from mmcredit.train.sampling import SamplingStage
@@ -219,7 +220,9 @@ def run_config(**changes):
 
 
 def test_what_it_cannot_serve_is_said_when_the_config_is_read() -> None:
-    run_config()
+    volume = sampled_volume(run_config(strategies=[{"retrieval": {"max_inserted_tokens": 700}}]))
+    assert volume.row_tokens == 64 + 700
+    assert volume.most_tokens == 16 * 8 * 64, "inserted tokens are not sampled"
     with pytest.raises(
         ValueError, match="engine 'vllm' cannot take in the middle of a response; use rollout.engine hf"
     ):
@@ -228,6 +231,8 @@ def test_what_it_cannot_serve_is_said_when_the_config_is_read() -> None:
         run_config(sampling={"min_new_tokens": 3})
     with pytest.raises(ValueError, match="'spo_chain' samples on from ids alone"):
         run_config(strategies=["spo_chain", "retrieval"])
+    with pytest.raises(ValueError, match="'replay' brings back stored responses"):
+        run_config(strategies=["replay", "retrieval"])
     with pytest.raises(ValueError, match="must stand last"):
         run_config(strategies=["retrieval", "dynamic_sampling"])
     with pytest.raises(ValueError, match="min_frames 9 is above max_frames 4"):

@@ -104,6 +104,12 @@ def test_a_kill_in_the_middle_of_an_insertion_changes_nothing(tmp_path: Path) ->
     weights = [load_file(tmp_path / name / "run" / "model" / "model.safetensors") for name in ("whole", "killed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
+    # The trained model answers with frames outside of training, too.
+    out = tmp_path / "answers.jsonl"
+    result = command("evaluate", str(whole), "--model", str(run / "model"), "evaluate.temperature=1.0", "-o", str(out))
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert any("seconds>" in json.loads(line)["response"] for line in out.read_text().splitlines())
+
     # The frozen batch replays: the same log-probs from the same frames, which need no video any more.
     result = command("replay", str(run), "--methods", "grpo, [grpo, pgpo]", "-o", str(tmp_path / "replay"))
     assert result.returncode == 0, result.stderr[-2000:]

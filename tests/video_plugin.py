@@ -18,10 +18,10 @@ from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media
-from mmcredit.data.videos import VideoReader
+from mmcredit.data.videos import EMPTY, VideoReader
 from mmcredit.rollout.reaction import Reply, Said
 from video.retrieval import STATUSES, Call
-from video.rollout import EMPTY, NOTE, Answering, Answers, FrameRetrieval, Promise
+from video.rollout import NOTE, Answering, Answers, FrameRetrieval, Promise
 
 FPS = 4.0
 SIDE = 64

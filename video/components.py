@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from video.reader import SampledVideo
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
 from video.rollout import FrameRetrieval
 from video.sd_grpo import SDGRPO
@@ -16,5 +17,6 @@ __all__ = [
     "Retrieval",
     "RetrievalFormat",
     "RetrievalSegments",
+    "SampledVideo",
     "WindowIoU",
 ]

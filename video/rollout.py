@@ -17,8 +17,10 @@ from pydantic import Field
 
 from mmcredit.components import build, register
 from mmcredit.data.dropped import reason_of
+from mmcredit.data.videos import EMPTY
 from mmcredit.rollout.reaction import Reaction, Reply, Said
 from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from video.frames import NoFrames
 from video.retrieval import MAX_FPS, STATUSES, Call, Status, call_after, parse_calls
 from video.segments import mark
 from video.tags import TagIds
@@ -28,12 +30,18 @@ if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
+    from mmcredit.rollout.volume import Volume
 
-EMPTY = "window empty"  # reason of the error of a reader that finds no frames in a window
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 NOTE = "retrieval_call/"  # + number of the call: place of its status in STATUSES
-# Strategies that sample on from ids alone, in which placeholders would have no frames behind them.
-CONTINUING = ("spo_chain", "spo_tree", "spae_probes")
+# Strategies that cannot stand around this one, and why.
+_IDS = "samples on from ids alone, without the frames that were inserted"
+REFUSED = {
+    "spo_chain": _IDS,
+    "spo_tree": _IDS,
+    "spae_probes": _IDS,
+    "replay": "brings back stored responses, whose segments and calls it does not know",
+}
 _WHICH = ("fps", "nframes", "min_frames", "max_frames", "video_start", "video_end")
 
 
@@ -87,6 +95,13 @@ class Windows:
             text = label(self.policy.processor, about) + PLACEHOLDER
             self.pieces[key] = self.policy.encoder.piece(name, text, [(frames, about)], [content])
         return self.pieces[key]
+
+
+def _no_frames(error: BaseException | None) -> bool:
+    """Whether the sampler found no frames in a window."""
+    while error is not None and not isinstance(error, NoFrames):
+        error = error.__cause__
+    return error is not None
 
 
 def label(processor: Any, about: Mapping[str, Any]) -> str:
@@ -157,7 +172,7 @@ class Promise:
                 found = future.result()
                 piece = windows.piece(self.of.sample.id, media, key, found)
             except ValueError as error:
-                if reason_of(error) == EMPTY:
+                if reason_of(error) == EMPTY or _no_frames(error):
                     return "empty", None
                 windows.problems.setdefault(media.name or self.of.sample.id, str(error))
                 return "decode_error", None
@@ -196,8 +211,8 @@ class FrameRetrieval(Strategy):
     inserts nothing, and counts under its status. Gives `segments`, and the signals `retrieval_call` (tokens of a call,
     with its status) and `thought`, as `retrieval_segments` does. Held-out answers are sampled in the same way.
 
-    Does the sampling itself: it stands last. The engine must serve insertions (hf). Not with strategies that go on from
-    ids alone (spo_chain, spo_tree, spae_probes); `replay` does not store responses with frames, and counts them.
+    Does the sampling itself: it stands last. The engine must serve insertions (hf). Not with strategies that sample on
+    from ids alone (spo_chain, spo_tree, spae_probes), nor with `replay`, which does not know calls of stored responses.
     Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are the times of
     the frames themselves, and inserted tokens are never trained on.
     Cost: the window's tokens are read once per response that asks for it; a window that several ask for is decoded and
@@ -228,15 +243,17 @@ class FrameRetrieval(Strategy):
             )
         for entry in run.rollout.strategies:
             other = entry if isinstance(entry, str) else next(iter(entry))
-            if other in CONTINUING:
-                raise ValueError(
-                    f"rollout.strategies: {other!r} samples on from ids alone, without the frames that {self.name!r} "
-                    "inserts; leave one of them out"
-                )
+            if other in REFUSED:
+                raise ValueError(f"rollout.strategies: {other!r} {REFUSED[other]}; leave it or {self.name!r} out")
         if self.min_frames > self.max_frames:
             raise ValueError(
                 f"strategy {self.name!r}: min_frames {self.min_frames} is above max_frames {self.max_frames}"
             )
+
+    def volume(self, inner: Volume, run: Run) -> Volume:
+        room = self.max_inserted_tokens
+        line = f"{self.name}: up to {room} tokens are inserted into a response (max_inserted_tokens lowers it)"
+        return replace(inner, row_tokens=inner.row_tokens + room).noting(line)
 
     @contextmanager
     def reactions(self, policy: Policy) -> Iterator[Answers]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rewards.pool import RewardPool, RewardResult
-    from mmcredit.rollout.reaction import Reaction
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,12 @@ def evaluate(
     part: str,
     progress: Callable[[int], None] | None = None,
     ks: Sequence[int] = (),
-    reactions: Sequence[Reaction | None] | None = None,
 ) -> Evaluation:
     """Answer every question once per seed and judge each answer by reward `part` (right means a value above 0.5).
 
     ``seeds[i]`` are those of question i, equally many for every question; its answers share the prompt. With more than
     one, `scores` holds avg@K, and pass@k and majority@k for every k of `ks`. A question with an answer that the part
-    does not apply to is not applicable: it is answered, and counts in no accuracy. `reactions`, one per question, may
-    insert into its answers.
+    does not apply to is not applicable: it is answered, and counts in no accuracy.
 
     Raises ValueError for an empty set, an uneven number of seeds, a k above it, a part that the pool does not have, or
     one that applies to no question.
@@ -81,9 +78,7 @@ def evaluate(
     (k,) = counts
     if too_many := [each for each in ks if not 1 <= each <= k]:
         raise ValueError(f"k must be between 1 and the {k} answers per question, got {too_many[0]}")
-    given = reactions or [None] * len(samples)
-    asked = zip(prompts, seeds, given, strict=True)
-    requests = [Request(p, tuple(s), tag=i, reaction=r) for i, (p, s, r) in enumerate(asked)]
+    requests = [Request(p, tuple(s), tag=i) for i, (p, s) in enumerate(zip(prompts, seeds, strict=True))]
     responses = engine.generate(requests, sampling, progress)
     texts = [decode(r.tokens) for r in responses]
     result = pool.score([reward_item(samples[r.tag], t, r) for r, t in zip(responses, texts, strict=True)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from mmcredit.components import explain
+from mmcredit.components import build_all, explain
 from mmcredit.evaluate.ask.answer_lines import Rows, answer_row, file_stem, skipped_row
 from mmcredit.evaluate.ask.cells import BATCH, Answer, Skipped, answer_cells
 from mmcredit.evaluate.ask.questions import Target, benchmark_target, held_out_target, listed, read_benchmarks
@@ -28,6 +28,7 @@ from mmcredit.evaluate.show.page import write_page
 from mmcredit.evaluate.usable import check_share
 from mmcredit.policy.policy import Policy
 from mmcredit.prepare import make_pool
+from mmcredit.rollout.strategies.base import reacting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from mmcredit.evaluate.benchmarks.base import Benchmark
     from mmcredit.evaluate.benchmarks.judge import JudgeConfig
     from mmcredit.rollout.engine import RolloutEngine
+    from mmcredit.rollout.strategies.base import Strategy
 
 Bar = Callable[..., AbstractContextManager[Callable[[int], None]]]  # bar(name, total) -> advance(count)
 
@@ -75,6 +77,8 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
             policy = Policy.load(config.model, media_limits=config.data.media)
             engine = open_engine(config, policy, decoding)
         stack.callback(engine.close)
+        strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
+        engine = stack.enter_context(reacting(engine, strategies, policy))
         judging = _Judging(config, judge, stack)
         results = []
         try:

@@ -21,7 +21,6 @@ from mmcredit.rollout.engine import Request, Response
 if TYPE_CHECKING:
     from mmcredit.rollout.batch import Ask
     from mmcredit.rollout.engine import Sampling
-    from mmcredit.train.sampling import SamplingStage
 
 # prompt and reaction (the objects), seeds, prefix, limit
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...], int | None]
@@ -34,7 +33,7 @@ class Flight:
     step: int
     before: dict[str, Any]  # state of the prompt stream before its prompts were taken
     asks: list[Ask]
-    wait: Callable[[], list[Response]] | None  # until the responses are here
+    wait: Callable[..., list[Response]] | None  # until the responses are here
     responses: list[Response]
     seconds: float = 0.0  # from the request to the last response, or to when it was waited for
 
@@ -42,12 +41,13 @@ class Flight:
 class Ahead:
     """Keeps one step in flight. With `steps` 0 it does nothing."""
 
-    def __init__(self, stage: SamplingStage, steps: int) -> None:
+    def __init__(self, stage: Any, steps: int) -> None:
+        """`stage`: the `SamplingStage` that asks."""
         self.stage, self.steps = stage, steps
         self.flight: Flight | None = None
         self._ready: dict[Key, list[Response]] = {}
         if steps:
-            stage.engine.keep_weights = True  # type: ignore[attr-defined]  # of lost servers, while the policy trains
+            stage.engine.keep_weights = True  # of lost servers, while the policy trains
 
     def start(self, step: int) -> None:
         """Begin to sample the first round of `step`, if the run has it."""
@@ -55,14 +55,14 @@ class Ahead:
             return
         before = self.stage.stream.state_dict()
         asks = self.stage.first_asks(step)
-        wait = self.stage.engine.submit(_requests(asks), self.stage.sampling)  # type: ignore[attr-defined]
+        wait = self.stage.engine.submit(_requests(asks), self.stage.sampling)
         self.flight = Flight(step, before, asks, wait, [], time.perf_counter())
 
     def land(self) -> None:
         """Wait for what is in flight: afterwards the engine may be asked for something else, or be given weights."""
         flight = self.flight
         if flight is not None and flight.wait is not None:
-            flight.responses, flight.wait = flight.wait(), None
+            flight.responses, flight.wait = flight.wait(self.stage.bar.advance), None
             flight.seconds = time.perf_counter() - flight.seconds
 
     def asks(self, step: int) -> list[Ask]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
 from mmcredit.evaluate.pass_at_k import mean_interval
 from mmcredit.intervals import Interval, paired_gain
+from mmcredit.rollout.strategies.base import reacting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,12 +77,12 @@ class HeldOut:
         with (
             self.costs.stage("evaluate"),
             parts.policy.costs.sampling_for("evaluate"),
-            self._reactions() as reaction,
+            reacting(parts.engine, parts.strategies, parts.policy) as engine,
         ):
             self.progress.evaluation(step, len(asked.samples) * config.evaluate.samples)
             parts.engine.sync()
             found = evaluate(
-                parts.engine,
+                engine,
                 parts.pool,
                 asked.samples,
                 asked.prompts,
@@ -93,7 +92,6 @@ class HeldOut:
                 config.evaluate.reward or parts.pool.names[0],
                 self.progress.advance,
                 config.evaluate.chosen_k,
-                [reaction(sample) for sample in asked.samples],
             )
         found = replace(found, dropped=asked.dropped)
         self._now = [None] * asked.total
@@ -107,13 +105,6 @@ class HeldOut:
         self.records.evaluations.answers(step, "held-out", mode(sampling.temperature), right)
         self.progress.evaluated(step, found)
         return found
-
-    def _reactions(self) -> AbstractContextManager[Callable[[Sample], Any]]:
-        """What the run's strategies insert into responses."""
-        for strategy in self.parts.strategies:
-            if (found := strategy.reactions(self.parts.policy)) is not None:
-                return found
-        return nullcontext(lambda sample: None)
 
     def before(self) -> Before | None:
         """What a resumed run knows of the accuracy before training."""

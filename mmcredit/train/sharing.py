@@ -96,10 +96,10 @@ class OneEngine:
 
         return _heard(self.world.from_first(ask))
 
-    def submit(self, requests: Sequence[Request], sampling: Sampling) -> Callable[[], list[Response]]:
+    def submit(self, requests: Sequence[Request], sampling: Sampling) -> Callable[..., list[Response]]:
         """Begin to sample beside the training; the function returned waits for the responses, on every rank."""
         begun = self.inner.submit(requests, sampling) if self.world.writes else None
-        return lambda: _heard(self.world.from_first(lambda: _told(begun())))  # type: ignore[misc]
+        return lambda progress=None: _heard(self.world.from_first(lambda: _told(begun(progress))))  # type: ignore[misc]
 
     def sync(self) -> None:
         """Take over the policy's present weights."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import socketserver
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from mmcredit.rollout.serving.host import Host
 from mmcredit.rollout.serving.wire import HEADER, Rejected
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost")
 _STATUS = {"token": 401, "size": 413, "path": 404, "request": 400}  # of the other kinds: 409
 _LONGEST_WAIT = 30.0  # seconds that a question for a job is held open
 
@@ -37,6 +38,9 @@ class Service(ThreadingHTTPServer):
             )
         self.host, self.token, self.limit = host, token, limit
         super().__init__((address, port), _Handler)
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # the base class asks the network for this machine's name
 
     @property
     def url(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmcredit.components import Component
@@ -159,3 +160,41 @@ class Strategy(Component):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+
+class ReactingEngine:
+    """An engine whose responses get what a strategy inserts, by the sample that a request's prompt was made from."""
+
+    def __init__(self, inner: RolloutEngine, reaction: Callable[[Sample], Reaction | None]) -> None:
+        self.inner, self.reaction = inner, reaction
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """As `RolloutEngine.generate`."""
+        asked = [
+            replace(request, reaction=self.reaction(request.prompt.sample))
+            if request.reaction is None and request.prompt.sample is not None
+            else request
+            for request in requests
+        ]
+        return self.inner.generate(asked, sampling, progress)
+
+    def sync(self) -> None:
+        """As `RolloutEngine.sync`."""
+        self.inner.sync()
+
+    def close(self) -> None:
+        """As `RolloutEngine.close`."""
+        self.inner.close()
+
+
+@contextmanager
+def reacting(engine: RolloutEngine, strategies: Sequence[Strategy], policy: Policy) -> Iterator[RolloutEngine]:
+    """The engine as it is to answer outside of training: with what the run's strategies insert into responses."""
+    for strategy in strategies:
+        if (found := strategy.reactions(policy)) is not None:
+            with found as reaction:
+                yield ReactingEngine(engine, reaction)
+            return
+    yield engine

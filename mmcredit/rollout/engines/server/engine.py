@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.rollout.engines.server.settings import Settings
 
+Landing = Callable[..., list[Response]]  # wait(progress=None)
+
 _PORTIONS = 2  # of a call for each server: one that is faster takes more of them
 
 
@@ -210,28 +212,34 @@ class ServerEngine:
             self.counts |= self.probe(requests)
         return self._sample(requests, sampling, progress)
 
-    def submit(self, requests: Sequence[Request], sampling: Sampling) -> Callable[[], list[Response]]:
-        """Begin to sample beside this thread; the function that is returned waits for the responses.
+    def submit(self, requests: Sequence[Request], sampling: Sampling) -> Landing:
+        """Begin to sample beside this thread; the function that is returned waits for the responses, and tells
+        `progress` of those that have finished.
 
         Until then nothing else may be asked of the engine. The weights of the last `sync` are sampled from, whatever
         becomes of the policy's meanwhile (with `keep_weights`).
         """
         found: list[list[Response]] = []
         errors: list[BaseException] = []
+        finished: deque[int] = deque()
         if self.probe is not None and requests:
             self.counts |= self.probe(requests)  # now: it compares with the policy, which is about to train
 
         def work() -> None:
             try:
-                found.append(self._sample(requests, sampling))
+                found.append(self._sample(requests, sampling, finished.append))
             except BaseException as error:  # raised where it is waited for
                 errors.append(error)
 
         thread = threading.Thread(target=work, name="rollout-ahead", daemon=True)
         thread.start()
 
-        def wait() -> list[Response]:
-            thread.join()
+        def wait(progress: Callable[[int], None] | None = None) -> list[Response]:
+            while thread.is_alive():
+                thread.join(1.0)
+                news = sum(finished.popleft() for _ in range(len(finished)))
+                if progress is not None:
+                    progress(news)
             if errors:
                 raise errors[0]
             return found[0]
@@ -254,8 +262,8 @@ class ServerEngine:
                 call.changed.wait_for(lambda: call.finished or not call.left or call.error is not None, timeout=1.0)
                 news, call.finished = call.finished, 0
                 over = not call.left or call.error is not None
-            if news and progress is not None:
-                progress(news)
+            if progress is not None:
+                progress(news)  # 0 as well: that this process waits is a sign of life
             if over:
                 break
         if call.error is not None:
