@@ -16,6 +16,7 @@ from mmcredit.policy.offsets import TokenOffsets
 from mmcredit.policy.units import units_of
 from mmcredit.rollout.strategies.step_judge import read_vote
 from mmcredit.train.loop import Trainer
+from mmcredit.views.hints import best_hint, read_hint
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,22 @@ def test_boxed_votes_are_read():
     assert read_vote("1") is None
 
 
-OUTCOMES, VOTES = [1.0, 0.0, 0.0], [[[1, -1, 1], [1, 1]], [], []]
+def test_the_longest_useful_hint_is_kept():
+    good = "well [HINT_START] name the colour first [HINT_END] \\boxed{1}"
+    longer = "[HINT_START]name the colour first, then the shape[HINT_END] \\boxed{+1}"
+    assert read_hint(good) == "name the colour first"
+    assert best_hint([good, longer]) == "name the colour first, then the shape"
+    useless = (
+        "[HINT_START]name the colour[HINT_END] \\boxed{-1}",
+        "\\boxed{1}",
+        "[HINT_START] [HINT_END]\\boxed{1}",
+    ):
+        assert read_hint(none) is None
+    assert best_hint(["[HINT_START]0123456789[HINT_END] \\boxed{1}"]) is None  # 10 characters are too few
+    assert best_hint([]) is None
+
+
+OUTCOMES = [1.0, 0.0, 0.0]
 STEP_VOTES = [[[1], [-1], [1]], [[1], [1]], [[-1], [-1], [-1]]]
 
 
@@ -114,7 +130,7 @@ def unit_batch(unit):
 def test_pooling_averages_units_and_keeps_sums():
     unit = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0], [-1, 0, 0, -1, -1]])
     batch = unit_batch(unit)
-    inner = {"attention_entropy": {"mode": "explorer"}}
+    inner = {"attention_entropy": {"scope": "group", "form": "value"}}
     batch = batch.with_signals({"attention_entropy": batch.signals["entropy"]})
     plain = assign_credit(batch, ["grpo", inner]).advantages
     found = assign_credit(batch, ["grpo", {"pooled": {"method": inner}}]).advantages

@@ -78,7 +78,7 @@ class StepWise(CreditMethod):
     weight: float = Field(1.0, ge=0, description="of the votes against the outcome; 0: the outcome alone")
 
     def needs(self) -> Needs:
-        return Needs(signals=("step_id", "step_votes"))
+        return Needs(signals=("step_votes", "step_id"))
 
     def __call__(self, credit: Credit, rollouts: Rollouts, step: Step) -> Credit:
         step_id, votes = rollouts.signal("step_id"), rollouts.signal("step_votes")

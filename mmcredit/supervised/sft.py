@@ -164,7 +164,7 @@ def fit_batch(
     """
     if selection is not None and selection.reads_attention:
         # The query row of the last token is computed only if a token follows it.
-        follower = policy.eos_token_ids[0]
+        follower = policy.eos_token_ids[0]  # any id will do: nothing is read there
         batch = [replace(e, tokens=(*e.tokens, follower), taught=(*e.mask, False)) for e in batch]
     rollouts = as_rollouts(batch, policy.tokenizer.pad_token_id)
     prompts = [each.prompt for each in batch]
