@@ -44,7 +44,8 @@ def test_the_longest_useful_hint_is_kept():
         "[HINT_START]name the colour[HINT_END] \\boxed{-1}",
         "\\boxed{1}",
         "[HINT_START] [HINT_END]\\boxed{1}",
-    ):
+    )
+    for none in useless:
         assert read_hint(none) is None
     assert best_hint(["[HINT_START]0123456789[HINT_END] \\boxed{1}"]) is None  # 10 characters are too few
     assert best_hint([]) is None
