@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcredit.data.dropped import Dropped, UnusableSample, reason_of
+from mmcredit.data.sample import name_at
 from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.seeds import derive
 from mmcredit.supervised.held_out import Measured
@@ -83,7 +84,7 @@ class Examples:
             try:
                 found += self(samples[index])
             except ValueError as error:
-                dropped.add(reason_of(error), f"held-out {index}")
+                dropped.add(reason_of(error), name_at(samples, index))
         return found
 
 
