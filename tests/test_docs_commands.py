@@ -34,7 +34,7 @@ SHORTER = [
     (r"^mmcredit dpo", "train.steps=2 data.from_run.held_out=0"),
     (r"^mmcredit prm-train", "data.questions=8 data.test_questions=4 sft.epochs=1 sft.batch=8"),
     (r"^mmcredit (refine|prm-evaluate)", "--limit 4"),
-    (r"^mmcredit diagnose (divergence|cross)", "--questions 4"),
+    (r"^mmcredit diagnose (divergence|cross|tokens)", "--questions 4"),
     (r"^mmcredit diagnose cross", "--budgets 1,all"),
 ]
 # Blocks with a comment `<!-- not run: reason -->`, and why nothing smaller can stand for them.
