@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from video.benchmarks.choices import MLVU, LVBench, VideoMME
+from video.benchmarks.grounding import ActivityNetMR, CharadesSTA
+from video.benchmarks.nextgqa import NExTGQA
 from video.reader import SampledVideo
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
 from video.sd_grpo import SDGRPO
 from video.segments import RetrievalSegments
 
 __all__ = [
+    "MLVU",
     "SDGRPO",
+    "ActivityNetMR",
+    "CharadesSTA",
     "FpsMatch",
     "GroundingAccuracy",
+    "LVBench",
+    "NExTGQA",
     "Reasoning",
     "Retrieval",
     "RetrievalFormat",
     "RetrievalSegments",
     "SampledVideo",
+    "VideoMME",
     "WindowIoU",
 ]
