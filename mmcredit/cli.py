@@ -67,6 +67,17 @@ def parser(more: bool = True) -> ArgumentParser:
     _fit(sft)
     sft.set_defaults(run=commands.sft)
 
+    dpo = actions.add_parser(
+        "dpo",
+        help="preference optimisation on pairs of answers",
+        description="Train on pairs, chosen against rejected, from a data set in TRL's preference columns or from the "
+        "frozen rollouts of a run: DPO, and losses that weigh tokens.",
+    )
+    _fit(dpo)
+    dpo.add_argument("--from-run", metavar="RUN", help="pairs of this run's frozen rollouts (data.from_run)")
+    dpo.set_defaults(run=commands.dpo)
+
+    _serve_rollouts(actions)
     _evaluate(actions)
 
     check = actions.add_parser(
@@ -169,6 +180,42 @@ def _more_commands(actions: Any) -> None:
             ) from error
 
 
+def _serve_rollouts(actions: Any) -> None:
+    """`mmcredit serve-rollouts`: the other side of the engine `server`."""
+    serve = actions.add_parser(
+        "serve-rollouts",
+        help="a server that samples for training runs on other processes or machines",
+        description="Serve rollouts of MODEL over HTTP for runs with rollout.engine={server: {urls: [...]}}. Token ids "
+        "go in and come out. One run at a time has the server; a later one takes it over.",
+    )
+    serve.add_argument("model", metavar="MODEL", help="model folder, builtin:NAME or hub id: what model.path names")
+    serve.add_argument(
+        "--engine", default="vllm", metavar="NAME", help="vllm (default), hf, or {vllm: {max_concurrent: 64, ...}}"
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen (default 127.0.0.1; others need a token)",
+    )
+    serve.add_argument("--port", type=int, default=8765, metavar="N", help="port (default 8765; 0: any free one)")
+    serve.add_argument(
+        "--token-env",
+        default="MMCREDIT_ROLLOUT_TOKEN",
+        metavar="VARIABLE",
+        help="environment variable with the token that runs must show (default MMCREDIT_ROLLOUT_TOKEN)",
+    )
+    serve.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the model (default auto)")
+    serve.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's own choice)")
+    serve.add_argument("--max-body-mb", type=int, default=1024, metavar="MIB", help="longest request (default 1024)")
+    serve.add_argument("--media-mb", type=int, default=2048, metavar="MIB", help="memory for media (default 2048)")
+    serve.add_argument("--trust-remote-code", dest="trust", action="store_true", help="run code of the model's folder")
+    serve.add_argument(
+        "--with-parent", action="store_true", help="end when standard input closes; a run that starts a server sets it"
+    )
+    serve.set_defaults(run=commands.serve_rollouts)
+
+
 def _evaluate(actions: Any) -> None:
     """`mmcredit evaluate`: held-out questions or benchmarks, clean or corrupted."""
     evaluate = actions.add_parser(
@@ -194,6 +241,12 @@ def _evaluate(actions: Any) -> None:
     evaluate.add_argument("--limit", type=int, metavar="N", help="at most N questions, of a seeded shuffle")
     evaluate.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (no CONFIG: default 1024)")
     evaluate.add_argument("--batch", type=int, metavar="N", help="prompts answered at a time (default 64)")
+    evaluate.add_argument(
+        "--decoding",
+        metavar="NAME",
+        help="decode by r2r, arbitrage or tokenselect: a name or {name: {field: value}}; held-out questions are "
+        "answered by each model alone as well",
+    )
     benchmarks = evaluate.add_argument_group("benchmarks, with or without a CONFIG")
     benchmarks.add_argument("--benchmark", metavar="A,B", help="names, or {name: {split: ..., ...}}")
     benchmarks.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds their files")

@@ -45,6 +45,8 @@ HOMES: dict[str, str] = {
     "train_engine": "mmcredit.train.engines",
     "verifier": "mmcredit.verifiers",
     "selection": "mmcredit.supervised.selections",
+    "preference": "mmcredit.preference.losses",
+    "decoding": "mmcredit.decoding.methods",
 }
 
 

@@ -54,6 +54,9 @@ class RolloutBlock(Block):
     engine: Annotated[Entry, Kind("engine")] = Field("hf", description="rollout engine")
     prompts: int = Field(16, ge=1, description="prompts per step")
     group: int = Field(8, ge=1, description="responses per prompt")
+    ahead: int = Field(
+        0, ge=0, le=1, description="1: a step's responses are sampled while the step before it trains; 0 = on-policy"
+    )
     strategies: list[Annotated[Entry, Kind("strategy")]] = Field(
         default_factory=list, description="layers around sampling, outermost first"
     )
@@ -195,12 +198,22 @@ class RunConfig(Block):
         build("source", self.data.train)
         if self.data.evaluate is not None:
             build("source", self.data.evaluate)
+        if self.data.media.video is not None:
+            build("video", self.data.media.video)
+        if _name(self.rollout.engine) in names("decoding"):
+            raise ValueError(
+                f"rollout.engine {_name(self.rollout.engine)!r} is a way of decoding at test time: what it samples is "
+                "not what the policy is scored with, so no rollout may come from it; use hf or vllm here, and "
+                f"mmcredit evaluate --decoding {_name(self.rollout.engine)} for answers"
+            )
         build("engine", self.rollout.engine)
         rewards = build_all("reward", self.rewards)
         parts = part_names(rewards)  # type: ignore[arg-type]
         if self.evaluate.reward is not None and self.evaluate.reward not in parts:
             raise ValueError(f"evaluate.reward {self.evaluate.reward!r}; {nearest(self.evaluate.reward, parts)}")
         self._contract(set(parts))
+        if self.rollout.ahead:
+            self._asynchronous()
         if self.rollout.prompts % self.train.mini_batches:
             raise ValueError(
                 f"train.mini_batches {self.train.mini_batches} must divide rollout.prompts {self.rollout.prompts}: "
@@ -255,6 +268,26 @@ class RunConfig(Block):
                 raise ValueError(f"a component reads reward part {part!r}; this run has {sorted(reward_names)}")
         if needs.segments and "segments" not in given:
             raise ValueError("a credit method reads segments, but no rollout strategy of this run produces them")
+
+    def _asynchronous(self) -> None:
+        """What sampling beside the training needs."""
+        engine = build("engine", self.rollout.engine)
+        if not getattr(engine, "beside", False):
+            raise ValueError(
+                f"rollout.ahead is {self.rollout.ahead}, but engine {engine.name!r} cannot sample while the policy "
+                "trains; use rollout.engine=server"
+            )
+        if self.objective.mismatch is None:
+            raise ValueError(
+                f"rollout.ahead is {self.rollout.ahead}: responses come from weights one step old; correct for it with "
+                "objective.mismatch (such as {kind: token_tis})"
+            )
+        for strategy in build_all("strategy", self.rollout.strategies):
+            if not strategy.plain_first:  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"rollout.strategies: what {strategy.name!r} samples first depends on the step before; it needs "
+                    "rollout.ahead=0"
+                )
 
     def _verifiers(self, needs: Needs, given: set[str], first: Any) -> None:
         """Add what the run's verifiers give to `given`: each signal once, with the settings that are needed."""

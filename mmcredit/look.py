@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcredit import components
-from mmcredit.commands import _load, _quiet_libraries, _stages, console
+from mmcredit.commands import _bar, _load, _quiet_libraries, _stages, console
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -23,6 +23,13 @@ def add(actions: Any, config: Callable[..., None], plugins: Callable[[ArgumentPa
         "credit of each token, cost, config. A run that is still going on can be looked at, too.",
     )
     report_.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
+    report_.add_argument(
+        "--heatmaps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for N responses, compute how every token's log-prob moves when a patch of the image is hidden",
+    )
     report_.set_defaults(run=report)
 
     compare_ = actions.add_parser(
@@ -88,6 +95,13 @@ def _audit(actions: Any, plugins: Callable[[ArgumentParser], None]) -> None:
 
 def report(options: Namespace) -> int:
     """Write the report page of a run."""
+    if options.heatmaps:
+        _quiet_libraries()
+        from mmcredit.heatmaps import write_heatmaps
+
+        with _bar("heat maps", options.heatmaps) as advance:
+            path, count, weights = write_heatmaps(options.run_dir, options.heatmaps, advance)
+        console.print(f"{path}: {count} heat maps, weights of {weights}", highlight=False, soft_wrap=True)
     from mmcredit.report import render
 
     console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)

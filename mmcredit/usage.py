@@ -11,6 +11,7 @@ EXAMPLES = {
     "check": "mmcredit check easy_vqa --samples 50",
     "train": "mmcredit train easy_vqa run.dir=runs/mine run.steps=20 evaluate.limit=200 log.rollouts_every=10",
     "launch": "mmcredit launch easy_vqa --processes 2 train.engine=deepspeed run.dir=runs/two run.steps=20",
+    "serve-rollouts": "mmcredit serve-rollouts builtin:tiny-qwen2_5-vl --engine hf --port 8765",
     "merge": "mmcredit merge runs/smollm2_lora/model -o models/smollm2-sums",
     "report": "mmcredit report runs/mine",
     "evaluate": "mmcredit evaluate easy_vqa --model runs/mine/model --limit 200",

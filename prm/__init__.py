@@ -18,7 +18,7 @@ _HOME = {
     "Verification": "prm.parse",
     "parse_verification": "prm.parse",
     "reference_parse": "prm.parse",
-    "token_offsets": "prm.offsets",
+    "token_offsets": "mmcredit.policy.offsets",
     "locate": "prm.spans",
     "to_token_spans": "prm.spans",
     "build_mask": "prm.spans",

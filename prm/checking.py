@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmcredit.policy.offsets import Offsets, TokenOffsets
 from mmcredit.verifiers.base import Span, Verdict
-from prm.offsets import Offsets, TokenOffsets
 from prm.spans import (
     TRAINING,
     Ladder,

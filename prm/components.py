@@ -192,6 +192,9 @@ class RandomSpansVerifier(PerceptionVerifier):
 
     like: dict[str, Any] | str = Field(description="the verifier whose numbers and lengths of spans are taken")
     seed: int = Field(0, ge=0, description="other seeds give other places")
+    flagged: float | None = Field(
+        None, ge=0, le=1, description="draw the status too: this share of the responses is flagged (default: as `like`)"
+    )
 
     @model_validator(mode="after")
     def _is_a_verifier(self) -> RandomSpansVerifier:
@@ -204,7 +207,7 @@ class RandomSpansVerifier(PerceptionVerifier):
     def backend(self, context: RunContext) -> Backend:
         from prm.control import RandomSpans
 
-        return RandomSpans(self._inner().backend(context), self.seed, self.zone)
+        return RandomSpans(self._inner().backend(context), self.seed, self.zone, self.flagged)
 
     def refuses(self) -> Callable[[Sample], str]:
         return self._inner().refuses()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.media import content_key
 from mmcredit.intervals import Z95, proportion
+from mmcredit.policy.offsets import Offsets
 from mmcredit.seeds import derive
 from prm.checking import SpanSettings
 from prm.metrics import auroc, macro_iou, matches, merge, mhalo_f1m, mhalo_iou, overlap, prf, word_spans
-from prm.offsets import Offsets
 from prm.spans import INFERENCE, locate, token_spans
 from prm.verifier import Query, Verifier
 
@@ -140,11 +140,12 @@ def _span_measures(found: Sequence[Judged], tokenise: Tokenise, threshold: float
     hit = golds = preds = token_hits = token_gold = token_pred = 0
     for each in found:
         offsets = tokenise(each.sample.response)
-        gold = merge(token_spans(each.gold or (), offsets))
-        predicted = merge(token_spans(each.predicted, offsets))
+        gold = [span for span in token_spans(each.gold or (), offsets) if span[0] < span[1]]
+        predicted = [span for span in token_spans(each.predicted, offsets) if span[0] < span[1]]
         ious.append(macro_iou(gold, predicted))
         hit += matches(gold, predicted, threshold)
         golds, preds = golds + len(gold), preds + len(predicted)
+        gold, predicted = merge(gold), merge(predicted)
         token_hits += sum(overlap(a, b) for a in gold for b in predicted)
         token_gold += sum(b - a for a, b in gold)
         token_pred += sum(b - a for a, b in predicted)

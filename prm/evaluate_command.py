@@ -13,11 +13,11 @@ from rich.table import Table
 
 from mmcredit import components
 from mmcredit.data.media import MediaLimits
+from mmcredit.policy.offsets import TokenOffsets
 from mmcredit.verifiers.base import RunContext
 from prm.components import verifier_of
 from prm.datasets import load
 from prm.evaluate import exchanged, judge, measures, words
-from prm.offsets import TokenOffsets
 from prm.parse import Verification
 from prm.verifier import ScriptedVerifier
 

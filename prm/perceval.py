@@ -33,6 +33,8 @@ class Perceval(CreditMethod):
     advantage 0 (release: the raw reward). The penalty is per token: long spans bear proportionally more.
     `mask: suffix` penalises everything from the first flagged token on, the mask that "Save the Good Prefix" (arXiv
     2601.18984) suggests. `sign` restricts the penalty to advantages of one sign.
+    The penalty only takes: a policy can escape it by saying less as well as by saying what is true, so ask for the
+    statements in the reward (`format` with a `pattern`) and watch how much is still said.
     Defaults: alpha .1 (paper; .3 was worse than GRPO there, since whole phrases are penalised, function words too).
     alpha 0, or nothing flagged, is the pipeline without this method, bit for bit.
     Passes: none of the policy; a verifier of the run (`verifiers:`) answers while the step goes on.

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mmcredit.answers.extract import last_boxed, last_tag
+from mmcredit.policy.offsets import Offsets, TokenOffsets
 from mmcredit.seeds import derive
 from prm.checking import SpanSettings, find
-from prm.offsets import Offsets, TokenOffsets
 from prm.reflection import OPENERS, reflection
 from prm.spans import INFERENCE
 

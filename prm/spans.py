@@ -26,7 +26,7 @@ from prm.normalise import Normalised, folded, normalised, trim
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prm.offsets import Offsets
+    from mmcredit.policy.offsets import Offsets
 
 Rung = Literal["exact", "trimmed", "normalised", "casefolded", "fuzzy"]
 Ladder = tuple[Rung, ...]
@@ -162,7 +162,7 @@ def token_spans(spans: Sequence[CharSpan | Range], offsets: Offsets) -> list[Ran
 
 
 def reference_token_spans(spans: Sequence[CharSpan | Range], offsets: Offsets) -> list[Range]:
-    """The token spans of the public release, from offsets of the text tokenised again.
+    """The token spans of the public release, from offsets of the text tokenised again; (0, 0) for its "error".
 
     The start is the token that holds the first character, the end is behind the first token that reaches the span's
     end (or at the token that begins there); failing that the next token at or after the border, else the last. Of a
@@ -173,21 +173,17 @@ def reference_token_spans(spans: Sequence[CharSpan | Range], offsets: Offsets) -
         a, b = (span.start, span.end) if isinstance(span, CharSpan) else span
         first = last = None
         for i, (start, end) in enumerate(offsets.spans):
-            if start <= a < end:
+            if first is None and start <= a < end:
                 first = i
-                break
-            if start >= a:
-                first = i
-                break
-        for i, (start, end) in enumerate(offsets.spans):
-            if start < b <= end:
-                last = i + 1
-                break
-            if start >= b:
-                last = i
-                break
+            if start < b <= end or start == b:
+                last = i if start == b else i + 1
+                break  # a start behind this token is not looked for
         size = len(offsets.spans)
-        found.append((size if first is None else first, size if last is None else last))
+        if first is None:
+            first = next((i for i, (start, _) in enumerate(offsets.spans) if start >= a), size)
+        if last is None:
+            last = next((i for i, (start, _) in enumerate(offsets.spans) if start >= b), size)
+        found.append((first, last) if first <= last else (0, 0))
     return found
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mmcredit.policy.offsets import TokenOffsets
 from mmcredit.rollout.engine import Request, Sampling
 from mmcredit.seeds import derive
 from prm.answers import answer_key, fewest_flags, majority
 from prm.checking import find
-from prm.offsets import TokenOffsets
 from prm.refine import Ask, Chain, Outcome, RefineSettings, Spent, Written, outcome, refine, verifier_cost
 
 if TYPE_CHECKING:

@@ -1,197 +1,117 @@
-"""Whole GRPO steps beside TRL's GRPOTrainer, on the same work.
+"""GRPO steps beside TRL's GRPOTrainer, on the same work, in one process.
 
-    python scripts/bench_trl.py trl --python VENV/bin/python   # the table, TRL and ours in alternating processes
-    python scripts/bench_trl.py ours --fam qwen2_5_vl          # our side of one row, one JSON line
+    python scripts/bench_trl.py rows                          # the names of the rows
+    python scripts/bench_trl.py measure --rows 'text-*-g8'    # rows that are there are left out
+    python scripts/bench_trl.py table                         # Markdown of what has been measured
 
-The opponents are scripts/opponents/trl_baseline_{text,vlm}.py. Same model, prompts, lengths, optimizer, learning rate
-and threads; every part of a step is timed on both sides. TRL wants an environment of its own:
-pip install torch==2.13.0, then torchvision==0.28.0 transformers==5.19.0 trl==1.16.0 peft datasets.
+It wants an environment that has both: scripts/test_integrations.sh trl makes one (.venv-integrations/trl). In a row TRL
+and ours take steps in turn: same model, prompts, images, number and length of responses, updates, optimizer, threads.
+Rows are kept as JSON, one file each, so that they can be measured in pieces. Other work on the machine lengthens wall
+time, so CPU time stands beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
-import random
-import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench_common import children, machine, resident
-
-OPPONENTS = Path(__file__).resolve().parent / "opponents"
-sys.path.insert(0, str(OPPONENTS))
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("Qwen2 text, hidden 64, 2 layers", {"fam": "text", "hidden": 64, "layers": 2}),
-    ("Qwen2 text, hidden 256, 4 layers", {"fam": "text", "hidden": 256, "layers": 4}),
-    ("Qwen2.5-VL, hidden 64, 2+2 layers, 112 px", {"fam": "qwen2_5_vl", "hidden": 64, "layers": 2, "side": 112}),
-    ("Qwen3-VL, hidden 64, 2+2 layers, 112 px", {"fam": "qwen3_vl", "hidden": 64, "layers": 2, "side": 112}),
-    ("Qwen2.5-VL, hidden 256, 4+4 layers, 224 px", {"fam": "qwen2_5_vl", "hidden": 256, "layers": 4, "side": 224}),
-    ("Qwen3-VL, hidden 256, 4+4 layers, 224 px", {"fam": "qwen3_vl", "hidden": 256, "layers": 4, "side": 224}),
-)
+from bench_common import machine
 
 
-def trl(options: argparse.Namespace) -> None:
-    """Whole GRPO steps: TRL and ours in alternating processes, rounds of each row."""
+def rows() -> dict[str, dict[str, Any]]:
+    """Every row by name. Lengths in tokens; `ratio` is image tokens to response tokens."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in (8, 4, 16):
+        for length in (64, 512, 2048):
+            found[f"text-{length}-g{group}"] = {"family": "text", "prompt": length, "new": 64, "group": group}
+        for ratio in (1, 4, 16):
+            found[f"vlm-{ratio}to1-g{group}"] = {"family": "qwen2_5_vl", "ratio": ratio, "new": 32, "group": group}
+    common = {"prompts": 2, "hidden": 128, "layers": 4}
+    found = {name: {**common, **row} for name, row in found.items()}
+    found["vlm-4to1-g8-qwen3"] = {**found["vlm-4to1-g8"], "family": "qwen3_vl"}
+    found["smollm2-lora"] = {"family": "smollm2", "prompts": 6, "group": 8, "new": 20, "lora": 16}
+    return found
+
+
+def title(name: str, row: dict[str, Any]) -> str:
+    """How the table calls a row."""
+    if row["family"] == "smollm2":
+        return f"SmolLM2-135M, LoRA, sums, {row['prompts']} x {row['group']}"
+    if row["family"] == "text":
+        return f"Qwen2 text, prompt {row['prompt']}, G = {row['group']}"
+    family = "Qwen3-VL" if row["family"] == "qwen3_vl" else "Qwen2.5-VL"
+    return f"{family}, image : response {row['ratio']} : 1, G = {row['group']}"
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure rows that are not there yet, one after the other in one process."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = [name for name in rows() if any(fnmatch.fnmatch(name, p) for p in options.rows.split(","))]
+    if not chosen:
+        raise SystemExit(f"no row is called {options.rows}; known: {', '.join(rows())}")
+    words: list[str] = []
+    for name in chosen:
+        path = options.out / f"{name}.json"
+        if options.again or not path.exists():
+            spec = {**rows()[name], "steps": options.steps, "threads": options.threads, "model": options.model}
+            words += [str(path), json.dumps(spec)]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads)}
+    program = Path(__file__).with_name("bench_trl_row.py")
+    sys.exit(subprocess.run([sys.executable, str(program), *words], env=env).returncode)
+
+
+def _ratio(found: dict[str, Any], part: str, clock: str) -> float:
+    return found["trl"][part][clock] / found["ours"][part][clock]
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print the table of the measured rows."""
     print(machine())
-    program = "import trl, torch, transformers as t; print(trl.__version__, torch.__version__, t.__version__)"
-    found = subprocess.run([options.python, "-c", program], capture_output=True, text=True, check=True)
-    versions = found.stdout.split()
+    known = rows()
     print(
-        f"TRL {versions[0]}, torch {versions[1]}, transformers {versions[2]}; 4 prompts x 8, exactly 64 new tokens, "
-        f"beta 0, lr 1e-3, one inner step, {options.threads} threads, float32; {options.rounds} processes of "
-        f"{options.steps} steps each in turn; per process the median of all but the first step; "
-        "below the median over processes\n"
+        "\nrow | training side, CPU s: TRL | ours | TRL/ours (wall) | bound | whole step, CPU s: TRL | ours | "
+        "TRL/ours (wall) | bound | floor, GFLOP | ours, GFLOP/s | steps | load"
     )
-    print("model | TRL s/step | ours s/step | TRL/ours | TRL MB | ours MB (+ reward worker)")
-    print("---|---|---|---|---|---")
-    for title, row in ROWS:
-        if options.only and options.only not in title:
+    print("---|---|---|---|---|---|---|---|---|---|---|---|---")
+    for name, row in known.items():
+        path = options.out / f"{name}.json"
+        if not path.exists():
             continue
-        flags = [f"--{k}={v}" for k, v in row.items() if k != "fam"]
-        flags += [f"--steps={options.steps}", f"--threads={options.threads}"]
-        script = OPPONENTS / ("trl_baseline_text.py" if row["fam"] == "text" else "trl_baseline_vlm.py")
-        family = [] if row["fam"] == "text" else [f"--fam={row['fam']}"]
-        theirs, ours = [], []
-        for _ in range(options.rounds):
-            theirs.append(last_json([options.python, "-c", _SHIM, str(script), *flags, *family]))
-            ours.append(last_json([sys.executable, __file__, "ours", f"--fam={row['fam']}", *flags]))
-        a = statistics.median(r["median_step_s"] for r in theirs)
-        b = statistics.median(r["median_step_s"] for r in ours)
-        their_memory = max(r["max_rss_mb"] for r in theirs)
-        our_memory, worker = max(r["max_rss_mb"] for r in ours), max(r["worker_rss_mb"] for r in ours)
-        print(f"{title} | {a:.3f} | {b:.3f} | {a / b:.2f} | {their_memory} | {our_memory} (+{worker})", flush=True)
-
-
-# torchvision beside a CPU build of torch needs two operator schemas (see mmcredit/compat.py); TRL's environment too.
-_SHIM = f"""
-import runpy, sys
-sys.path.insert(0, {str(OPPONENTS.parent.parent)!r})
-import mmcredit.compat
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def last_json(command: list[str]) -> dict[str, Any]:
-    """The last JSON line a command prints. Raises RuntimeError with its error output if it fails."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
-    if result.returncode or not lines:
-        raise RuntimeError(f"{' '.join(command[:4])} ... failed:\n{result.stderr[-3000:]}")
-    return json.loads(lines[-1])
-
-
-def ours(options: argparse.Namespace) -> None:
-    """The same work as the opponents' scripts, through our trainer; prints one JSON line."""
-    import resource
-
-    import tiny
-    from PIL import Image, ImageDraw
-
-    from mmcredit import config
-    from mmcredit.train.loop import Trainer
-
-    tokenizer = tiny.tokenizer()
-    rng = random.Random(0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows: list[dict[str, Any]] = []
-        if options.fam == "text":
-            # The opponent's prompt has no system message: neither has ours.
-            tokenizer.chat_template = (
-                "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-                "<|im_start|>assistant\n"
-            )
-            model, keeper = tiny.qwen2(tokenizer, options.hidden, options.layers), tokenizer
-            for x, y in ((rng.randrange(100), rng.randrange(100)) for _ in range(256)):
-                rows.append({"prompt": [{"role": "user", "content": f"{x} + {y} ="}], "answer": str(x + y)})
-        else:
-            make = tiny.qwen25vl if options.fam == "qwen2_5_vl" else tiny.qwen3vl
-            model = make(tokenizer, options.hidden, options.layers, options.hidden, options.layers)
-            keeper = tiny.processor(tokenizer, options.fam)
-            for i in range(128):
-                image = Image.new("RGB", (options.side, options.side), "white")
-                draw, count, cell = ImageDraw.Draw(image), rng.randint(1, 4), options.side // 4
-                for x, y in rng.sample([(x, y) for x in range(4) for y in range(4)], count):
-                    box = [x * cell + 2, y * cell + 2, x * cell + cell - 3, y * cell + cell - 3]
-                    draw.rectangle(box, fill="red")
-                image.save(folder / f"{i}.png")
-                rows.append({"prompt": "how many red squares", "images": [f"{i}.png"], "answer": str(count)})
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        model.save_pretrained(folder / "model")
-        keeper.save_pretrained(folder / "model")
-        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "digits.py").write_text(
-            "def digits(item):\n    return sum(c.isdigit() for c in item.response) / max(1, len(item.response))\n"
-        )
-        del model
-        run = config.parse(
-            {
-                "run": {"dir": str(folder / "run"), "steps": options.steps, "threads": options.threads},
-                "model": {"path": str(folder / "model")},
-                "data": {"train": {"jsonl": {"path": str(folder / "train.jsonl")}}, "media": {"root": str(folder)}},
-                "rollout": {"prompts": 4, "group": 8, "sampling": {"max_new_tokens": 64, "min_new_tokens": 64}},
-                "rewards": [{"function": {"path": f"{folder / 'digits.py'}:digits"}}],
-                "train": {"learning_rate": 1e-3, "schedule": "linear"},
-                "log": {"tensorboard": False, "samples_every": 0},
-                "checkpoint": {"every": 0, "final": False},
-            }
-        )
-        trainer = Trainer(run)
-        close = trainer.close
-
-        def measure_and_close() -> None:
-            nonlocal worker
-            worker = sum(resident("VmHWM", pid) for pid in children()) / 1024
-            close()
-
-        worker = 0.0
-        trainer.close = measure_and_close  # type: ignore[method-assign]  # the worker is gone after it
-        trainer.run()
-        lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-        seconds = [json.loads(line)["cost/step_seconds"] for line in lines]
-        cost = trainer.parts.policy.costs.total()
-        names = [key for key in json.loads(lines[-1]) if key.startswith("cost/") and key.endswith("_seconds")]
-        stages = {n[5:-8]: round(statistics.median(json.loads(x)[n] for x in lines[1:]), 4) for n in names}
-    print(
-        json.dumps(
-            {
-                "kind": options.fam,
-                "step_s": [round(s, 4) for s in seconds],
-                "median_step_s": round(statistics.median(seconds[1:]), 4),
-                "max_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "worker_rss_mb": round(worker),
-                "tower_patches_per_step": cost.patches / options.steps,
-                "stages": stages,
-            }
-        )
-    )
+        found = json.loads(path.read_text(encoding="utf-8"))
+        floor, cells = found["floor"], [title(name, row)]
+        for part in ("training", "whole"):
+            theirs, ours = (found[side][part]["cpu"] for side in ("trl", "ours"))
+            bound = floor[part]["repeated"] / floor[part]["shared"]
+            cells += [f"{theirs:.2f}", f"{ours:.2f}"]
+            cells += [f"**{theirs / ours:.2f}** ({_ratio(found, part, 'wall'):.2f})", f"{bound:.2f}"]
+        rate = floor["training"]["shared"] / found["ours"]["training"]["cpu"] / 1e9
+        cells += [f"{floor['training']['shared'] / 1e9:.1f}", f"{rate:.1f}", str(found["steps"]), found["load"]]
+        print(" | ".join(cells))
 
 
 def main() -> None:
     """Read the command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = top.add_subparsers(dest="command", required=True)
-    action = actions.add_parser("trl", help=trl.__doc__)
-    action.add_argument("--python", required=True, help="interpreter of the environment that has TRL")
-    action.add_argument("--rounds", type=int, default=3)
-    action.add_argument("--only", help="rows whose title contains this")
-    action.set_defaults(run=trl)
-    action = actions.add_parser("ours", help=ours.__doc__)
-    action.add_argument("--fam", default="text")
-    for key, value in {"hidden": 64, "layers": 2, "side": 112}.items():
-        action.add_argument(f"--{key}", type=int, default=value)
-    action.set_defaults(run=ours)
-    for action in actions.choices.values():
-        action.add_argument("--steps", type=int, default=8)
-        action.add_argument("--threads", type=int, default=2)
+    actions.add_parser("rows", help="names of the rows").set_defaults(run=lambda options: print(*rows(), sep="\n"))
+    for name, run in (("measure", measure), ("table", table)):
+        action = actions.add_parser(name, help=run.__doc__)
+        action.add_argument("--out", type=Path, default=Path("runs/bench_trl"), help="folder of the rows")
+        action.set_defaults(run=run)
+        if name == "measure":
+            action.add_argument("--rows", default="*", help="names, with wildcards, separated by commas")
+            action.add_argument("--steps", type=int, default=3, help="measured steps, after one that is not")
+            action.add_argument("--threads", type=int, default=1)
+            action.add_argument("--again", action="store_true", help="measure rows that are there, too")
+            action.add_argument(
+                "--model", default="models/SmolLM2-135M-Instruct", help="folder of the row smollm2-lora"
+            )
     options = top.parse_args()
     options.run(options)
 

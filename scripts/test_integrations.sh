@@ -22,7 +22,7 @@ make_verl() {
   "$1" install --quiet --no-deps verl==0.9.1
   "$1" install --quiet torchvision==0.28.0 "transformers>=5.5.3,<5.11,!=5.6.0" "tensordict>=0.8,<=0.10,!=0.9.0" \
     omegaconf hydra-core codetiming "ray>=2.41" torchdata "TransferQueue>=0.1.10" datasets peft pandas dill \
-    pylatexenc tensorboard pydantic pyyaml mpmath rich jinja2 pytest
+    pylatexenc tensorboard cachetools fastapi uvicorn pydantic pyyaml mpmath rich jinja2 pytest
   "$1" install --quiet --no-deps --editable .
 }
 

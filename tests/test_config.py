@@ -132,7 +132,9 @@ from pathlib import Path
 from mmcredit import cli
 from mmcredit.deferred import loaded
 for path in sorted(Path(sys.argv[1]).glob("*.yaml")):
-    assert cli.main(["train", str(path), "--dry-run"]) == 0, path
+    command = path.stem.partition("_")[0]
+    if command not in ("sft", "dpo"):
+        assert cli.main(["train", str(path), "--dry-run"]) == 0, path
 assert cli.main(["methods"]) == 0
 assert not loaded("torch"), "torch was loaded"
 assert "transformers" not in sys.modules

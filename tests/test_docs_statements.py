@@ -12,6 +12,7 @@ import prm.commands
 import prm.components  # as the entry point does, where the install is older than it
 from mmcredit import components, config, config_files
 from mmcredit.cli import parser
+from mmcredit.preference.config import DPOConfig
 from mmcredit.supervised.config import SFTConfig
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]
@@ -33,8 +34,12 @@ LISTED = {
     "verifier": "docs/verifiers.md",
     "train_engine": "docs/several-processes.md",
     "selection": "docs/sft.md",
+    "preference": "docs/preference.md",
+    "decoding": "docs/decoding.md",
     "video": "docs/data.md",
 }
+# The configs of `train`, `sft` and `dpo` share many blocks.
+CONFIGS = (config.RunConfig, SFTConfig, DPOConfig)
 
 
 def shipped(kind):
@@ -69,8 +74,7 @@ def test_settings_exist(name):
     for word in found:
         if word.endswith((".log", ".html", ".json", ".jsonl", ".parquet", ".py")):
             continue  # a file
-        models = (config.RunConfig, SFTConfig)  # the configs of `train` and of `sft` share many blocks
-        assert any(field(model, word) is not None for model in models), f"{name}: {word} is no setting"
+        assert any(field(model, word) is not None for model in CONFIGS), f"{name}: {word} is no setting"
 
 
 @pytest.mark.parametrize("name", PAGES)

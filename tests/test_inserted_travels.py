@@ -85,7 +85,7 @@ def test_batches_join_with_and_without() -> None:
     _, prompts, rollouts = inserted_batch("qwen3_vl")
     texts = [""] * len(rollouts)
     whole = Batch(list(samples()), prompts, rollouts.replace(samples=samples()), texts)
-    plain = whole.select([3, 7])
+    plain = whole.select([3, 8])
     plain = plain.replace_rollouts(plain.rollouts.replace(inserted=None))
     joined = join([plain, whole], 0)
     assert joined.rollouts.inserted == ((), (), *rollouts.inserted)

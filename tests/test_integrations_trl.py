@@ -198,6 +198,7 @@ def test_memory_of_methods_goes_with_the_checkpoint(models, tmp_path):
         (["erpo"], {}, "beta > 0 or a peft_config"),
         (["grpo"], {"scale_rewards": "batch"}, "scale_rewards"),
         (["grpo"], {"loss_type": "vespo"}, "vespo"),
+        (["grpo"], {"importance_sampling_level": "sequence"}, "one ratio per response"),
         (["grpo"], {"off_policy_mask_threshold": 0.1}, "off_policy_mask_threshold"),
         (["grpo"], {"multi_objective_aggregation": "normalize_then_sum"}, "weighted sum"),
     ],

@@ -48,6 +48,14 @@ def test_span_prf_and_its_empty_ends():
     assert matches([[0, 10]], [[0, 5]]) == 1  # an IoU of exactly one half counts
     assert matches([[0, 10]], [[0, 4]]) == 0
     assert matches([[0, 4]], [[0, 4], [0, 4]]) == 1  # one to one
+    # As given: two halves of one gold span are one hit and one false alarm, touching gold spans are two.
+    assert vars(span_prf([[1, 6]], [[1, 4], [3, 6]])) == pytest.approx({"precision": 0.5, "recall": 1.0, "f1": 2 / 3})
+    assert vars(span_prf([[14, 19], [19, 24]], [[16, 19]])) == pytest.approx(
+        {"precision": 1.0, "recall": 0.5, "f1": 2 / 3}
+    )
+    # The release asks the best gold span only: one that is taken is not replaced by the next best.
+    assert matches([[0, 10], [0, 9]], [[0, 10], [0, 10]]) == 1
+    assert matches([[3, 3]], [[3, 3]]) == 0
 
 
 spans = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=6)

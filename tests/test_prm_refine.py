@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prm.offsets import Offsets
+from mmcredit.policy.offsets import Offsets
 from prm.parse import Verification, failed
 from prm.refine import RefineSettings, Written, cut_tokens, outcome, previous_sentence, refine
 from prm.reflection import reflection

@@ -16,8 +16,8 @@ from tiny import QWEN_PATTERN, tiny_tokenizer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from mmcredit.policy.offsets import Offsets, TokenOffsets
 from mmcredit.policy.tokenisation import symbol_bytes
-from prm.offsets import Offsets, TokenOffsets
 from prm.spans import (
     EXACT,
     INFERENCE,
@@ -174,6 +174,22 @@ def test_dog_of_four_byte_tokens():
     (a, b), (c, d) = token_spans(found.spans, exact)[0], reference_token_spans(found.spans, release)[0]
     assert (a, b - a) == (c, 4)
     assert d - c == 1
+
+
+@pytest.mark.parametrize(
+    ("spans", "place", "release"),
+    [
+        ([(0, 0), (0, 2)], (0, 1), (1, 2)),  # an empty token before the one that holds the character
+        ([(1, 1), (1, 3)], (1, 3), (1, 2)),
+        ([(0, 2), (3, 5)], (2, 4), (1, 2)),  # the first character belongs to no token
+        ([(0, 2), (3, 5)], (0, 3), (0, 1)),
+        ([(0, 2)], (2, 3), (1, 1)),  # behind all tokens: empty
+        ([(0, 2), (0, 2), (2, 4)], (0, 2), (0, 1)),  # one character over two tokens
+        ([(2, 4), (0, 2)], (0, 2), (0, 0)),  # start behind the end: the release's "error"
+    ],
+)
+def test_the_releases_places_in_odd_offsets(spans, place, release):
+    assert reference_token_spans([place], Offsets("abcde", tuple(spans))) == [release]
 
 
 # -- offsets ------------------------------------------------------------------------------------------------------

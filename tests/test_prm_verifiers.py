@@ -122,6 +122,21 @@ def test_random_spans_keep_number_and_length_but_not_the_place():
     assert broken[0].status == "prm_error"
 
 
+def test_a_status_that_is_drawn_says_nothing_about_the_response():
+    text = "<think>one two three four five six</think><answer>ten</answer>"
+    inner = ScriptedVerifier(lambda q: Verification(("two",), "flagged") if int(q.sample_id) % 2 else Verification())
+    queries = [Query("q", text, sample_id=str(i)) for i in range(400)]
+    control = RandomSpans(inner, flagged=0.3)
+    found = control.verify(queries)
+    for half in (found[::2], found[1::2]):
+        assert 40 < sum(said.status == "flagged" for said in half) < 80
+    assert len({said.places for said in found if said.status == "flagged"}) == 6
+    assert all(len(said.strings) == (said.status == "flagged") for said in found)
+    assert control.verify(queries) == found
+    broken = RandomSpans(ScriptedVerifier(lambda q: failed("x")), flagged=1.0).verify(queries[:1])
+    assert broken[0].status == "prm_error"
+
+
 # -- cache --------------------------------------------------------------------------------------------------------
 
 

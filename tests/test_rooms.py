@@ -54,13 +54,17 @@ ROOMS: dict[str, str] = {
     "train": BELOW_TRAIN,
     # beside RL: targets that are given, on the same policy, engines and checkpoints
     "supervised": f"{BELOW_TRAIN} train",
+    "preference": f"{BELOW_TRAIN} train supervised",
+    # test time alone: beside the rollout engines, on the policy
+    "decoding": f"{VALUES} policy rollout views",
     # what is done with runs
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "audit": f"{BELOW_TRAIN} replay train",
     "launch": "config",
-    "commands": f"{BELOW_TRAIN} deferred diagnose launch replay supervised train",
-    "look": f"{BELOW_TRAIN} audit commands",
+    "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
+    "heatmaps": f"{BELOW_CONFIG} config prepare report verifiers",
+    "look": f"{BELOW_TRAIN} audit commands heatmaps",
     "cli": f"{GROUND} commands deferred look usage",
     "integrations": f"{VALUES} compat credit policy signals views",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names

@@ -13,7 +13,7 @@ from runs import metrics, parse
 from safetensors.torch import load_file
 
 from mmcredit import Rollouts, assign_credit
-from mmcredit.components import lookup, names
+from mmcredit.components import lookup, names, register
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Sample
 from mmcredit.report.gallery import pack_response
@@ -53,9 +53,36 @@ def test_spans_become_a_signal_on_real_tokens_only():
     assert found.metrics["verify/flagged"] == 2
     assert found.metrics["verify/flagged_rate"] == pytest.approx(2 / 3)
     assert found.metrics["verify/unplaced/not_found"] == 2
+    assert found.metrics["verify/not_found_rate"] == 2 / found.metrics["verify/spans"]
+    assert found.metrics["verify/spans_per_response"] == pytest.approx(found.metrics["verify/spans"] / 3)
+    assert found.metrics["verify/parse_error_rate"] == 0
     assert found.metrics["verify/share_hallucinated"] == pytest.approx(3 / 6)
     assert found.spent["responses"] == found.spent["calls"] == 3
     assert found.spent["tokens"] == 6
+
+
+@register("verifier", "fake_slow_and_garbled")
+class FakeSlowAndGarbled(Verifier):
+    """Says something unreadable of the last response, and takes 1, 2, 3, ... seconds by its own account."""
+
+    def open(self, context):
+        return self
+
+    def verify(self, items):
+        times = [{"seconds": float(i + 1)} for i in range(len(items))]
+        return [Verdict("clean", usage=t) for t in times[:-1]] + [Verdict("parse_error", usage=times[-1])]
+
+    def close(self):
+        pass
+
+
+def test_rates_of_unreadable_answers_and_latency():
+    args = batch([[1], [2], [3], [1, 2]], [1.0, 0.0, 0.5, 0.2], [0] * 4)
+    found = verify(FakeSlowAndGarbled(), *args).metrics
+    assert found["verify/parse_error_rate"] == 1 / 4
+    assert (found["verify/seconds_p50"], found["verify/seconds_p95"]) == (3.0, 4.0)
+    assert found["verify/flagged_rate"] == found["verify/spans_per_response"] == 0
+    assert "verify/not_found_rate" not in found
 
 
 def test_ranges_are_of_real_tokens_and_clamped():

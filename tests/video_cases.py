@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from policy_cases import make_policy
+from tiny import tiny_image
 
 from mmcredit.data.sample import Media, Sample
 from mmcredit.policy.policy import Policy
@@ -92,6 +93,8 @@ def inserted_batch(family: str, **options):
     ]
     one, two, long = window(policy, 1), window(policy, 2, side=(96, 64)), window(policy, 3, frames=12, label="late")
     words = policy.encoder.piece("w", "only words <5.3 seconds> are here")
+    crop = "look <|vision_start|><|image_pad|><|vision_end|>"
+    image = policy.encoder.piece("w", crop, (), ["image"], [tiny_image(64, 3)])
     rows = [
         (0, [3, one, 4, two, 2]),
         (0, [5, two, 3]),
@@ -99,6 +102,7 @@ def inserted_batch(family: str, **options):
         (0, [6]),
         (1, [4, long, 5]),
         (1, [1, words, 2]),
+        (1, [2, image, 2, one, 3]),
         (2, [2, one, 6]),
         (2, [3]),
     ]

@@ -7,6 +7,7 @@ from video.benchmarks.grounding import ActivityNetMR, CharadesSTA
 from video.benchmarks.nextgqa import NExTGQA
 from video.reader import SampledVideo
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
+from video.rollout import FrameRetrieval
 from video.sd_grpo import SDGRPO
 from video.segments import RetrievalSegments
 
@@ -16,6 +17,7 @@ __all__ = [
     "ActivityNetMR",
     "CharadesSTA",
     "FpsMatch",
+    "FrameRetrieval",
     "GroundingAccuracy",
     "LVBench",
     "NExTGQA",

@@ -79,10 +79,10 @@ def _matrices(model: Any) -> list[Tensor]:
     return [inner, head.weight]
 
 
-@torch.no_grad()
 def _initialise(matrix: Tensor, pieces: dict[int, list[int]], used: int, init: Init, seed: int) -> None:
     """Set rows `pieces` of `matrix` [V, d]; rows below `used` are those of known tokens."""
     generator = torch.Generator().manual_seed(seed)
+    matrix = matrix.detach()  # the same memory, without a graph
     middle = matrix[:used].float().mean(0)
     for row, parts in sorted(pieces.items()):
         if init == "subtokens":

@@ -105,7 +105,7 @@ def evaluate(
         parts={name: mean for name in result.parts if (mean := _mean(result, name)) is not None},
         correct=[None if a is None else sum(a.right) / k for a in attempts],
         responses=texts,
-        mean_length=sum(len(r.tokens) for r in responses) / n,
+        mean_length=sum(r.sampled for r in responses) / n,
         truncated=sum(r.finish == "length" for r in responses) / n,
         attempts=attempts,
         scores=summary(judged, ks) if k > 1 else {},

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from mmcredit.components import build, explain
+from mmcredit.components import build_all, explain
 from mmcredit.evaluate.ask.answer_lines import Rows, answer_row, file_stem, skipped_row
 from mmcredit.evaluate.ask.cells import BATCH, Answer, Skipped, answer_cells
 from mmcredit.evaluate.ask.questions import Target, benchmark_target, held_out_target, listed, read_benchmarks
 from mmcredit.evaluate.ask.settings import CORRUPTION_SEED, cells_of, settings_of, suite_of
 from mmcredit.evaluate.benchmarks.referee import Referee
+from mmcredit.evaluate.decoded import entry_of, open_engine
 from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
 from mmcredit.evaluate.judge.results import collect
 from mmcredit.evaluate.judge.robustness import Judge, benchmark_judge, judged, reward_judge
@@ -27,6 +28,7 @@ from mmcredit.evaluate.show.page import write_page
 from mmcredit.evaluate.usable import check_share
 from mmcredit.policy.policy import Policy
 from mmcredit.prepare import make_pool
+from mmcredit.rollout.strategies.base import reacting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mmcredit.evaluate.benchmarks.base import Benchmark
     from mmcredit.evaluate.benchmarks.judge import JudgeConfig
     from mmcredit.rollout.engine import RolloutEngine
+    from mmcredit.rollout.strategies.base import Strategy
 
 Bar = Callable[..., AbstractContextManager[Callable[[int], None]]]  # bar(name, total) -> advance(count)
 
@@ -52,6 +55,7 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"-o {folder} is a file; with --benchmark or --corrupt a folder is wanted")
     judge = _judge_config(options, folder)
+    decoding = None if options.decoding is None else entry_of(options.decoding)
     with ExitStack() as stack:
         with console.status("loading the questions"):
             targets = _targets(config, options, benchmarks)
@@ -60,7 +64,8 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
             stack.enter_context(
                 Rows(
                     folder / f"{target.name}.jsonl",
-                    settings_of(config, target, cells, sampling, judge),
+                    settings_of(config, target, cells, sampling, judge)
+                    | ({} if decoding is None else {"decoding": decoding}),
                     config.evaluate.samples,
                 )
             )
@@ -70,13 +75,15 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
             output.print_resumed(rows, console)
         with console.status("loading the model"):
             policy = Policy.load(config.model, media_limits=config.data.media)
-            engine = build("engine", config.rollout.engine).open(policy)  # type: ignore[attr-defined]
+            engine = open_engine(config, policy, decoding)
         stack.callback(engine.close)
+        strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
+        answering = stack.enter_context(reacting(engine, strategies, policy))
         judging = _Judging(config, judge, stack)
         results = []
         try:
             for target, rows in zip(targets, files, strict=True):
-                _answer(policy, engine, config, target, cells, rows, judging.of(target), options.batch or BATCH, bar)
+                _answer(policy, answering, config, target, cells, rows, judging.of(target), options.batch or BATCH, bar)
                 results.append(collect(target, rows, cells, suite, config.evaluate.chosen_k))
                 output.print_results(results[-1], console)
         except KeyboardInterrupt:
@@ -94,6 +101,10 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
                 write_page(results, shown, about, folder / "evaluate.html"),
             ]
     output.print_judging(about, console)
+    if decoding is not None:
+        console.print(
+            "decoding: " + ", ".join(f"{name} {value:.4g}" for name, value in engine.report().items()), highlight=False
+        )
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
     return 0

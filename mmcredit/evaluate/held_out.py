@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmcredit.components import build
+from mmcredit.components import build, build_all
 from mmcredit.evaluate import usable
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.pass_at_k import pass_at_k
 from mmcredit.rollout.engine import Sampling
+from mmcredit.rollout.strategies.base import reacting
 from mmcredit.seeds import derive
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
+    from mmcredit.rollout.strategies.base import Strategy
 
 
 def evaluation_sampling(config: RunConfig) -> Sampling:
@@ -55,9 +57,10 @@ def evaluate_model(
     asked = usable.read(
         samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
     )
-    with make_pool(config) as pool:
+    strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
+    with make_pool(config) as pool, reacting(engine, strategies, policy) as answering:
         found = evaluate(
-            engine,
+            answering,
             pool,
             asked.samples,
             asked.prompts,

@@ -45,8 +45,8 @@ class CreditGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose advantages are those of a `credit:` list; all its other arguments are TRL's.
 
     Raises ValueError for a method that TRL's loop has no place for (see `served.refuse`), and for a setting of TRL that
-    would act on one advantage per response: `scale_rewards`, `multi_objective_aggregation`, the loss `vespo`, and
-    `off_policy_mask_threshold`.
+    would act on one advantage per response: `scale_rewards`, `multi_objective_aggregation`, a ratio per
+    response (`importance_sampling_level`), the loss `vespo`, and `off_policy_mask_threshold`.
     """
 
     def __init__(
@@ -87,6 +87,11 @@ class CreditGRPOTrainer(GRPOTrainer):
             )
         if self.loss_type == "vespo":
             raise ValueError("loss_type='vespo' reads one advantage per response; credit is per token: take another")
+        if self.importance_sampling_level != "token":
+            raise ValueError(
+                f"importance_sampling_level={self.importance_sampling_level!r} has one ratio per response: its "
+                "gradient gives every token the mean of the response's credit; take 'token'"
+            )
         if self.off_policy_mask_threshold is not None:
             raise ValueError("off_policy_mask_threshold reads one advantage per response; credit is per token")
         if missing := [part for part in needs.reward_parts if part not in self.reward_func_names]:

@@ -228,17 +228,25 @@ class PromptEncoder:
         media = images[0] if len(images) == 1 else {k: torch.cat([i[k] for i in images]) for k in images[0]}
         return tokens, types, dict(media)
 
-    def piece(self, name: str, text: str, videos: Sequence[Frames] = (), keys: Sequence[str] = ()) -> Prompt:
-        """Text and videos for the middle of a response (`mmcredit.rollouts.Inserted`), laid out as in a prompt.
+    def piece(
+        self,
+        name: str,
+        text: str,
+        videos: Sequence[Frames] = (),
+        keys: Sequence[str] = (),
+        images: Sequence[Any] = (),
+    ) -> Prompt:
+        """Text and media for the middle of a response (`mmcredit.rollouts.Inserted`), laid out as in a prompt.
 
-        `text` has one placeholder, as the chat template writes it, for each of `videos` (frames and about them); `keys`
-        are equal for equal content. Raises ValueError, naming the sample `name`, if the processor refuses it.
+        `text` has one placeholder, as the chat template writes it, for each of `videos` (frames and about them) and
+        `images`; `keys`, of images first, are equal for equal content. Raises ValueError, naming the sample `name`, if
+        the processor refuses it.
         """
-        if videos and self.processor is None:
+        if (videos or images) and self.processor is None:
             raise ValueError(f"sample {name}: the model reads text only; set model.path to a vision-language model")
         media: dict[str, Tensor] = {}
-        if videos:
-            tokens, types, media = self._processed(name, text, {}, videos)
+        if videos or images:
+            tokens, types, media = self._processed(name, text, {"images": list(images)} if images else {}, videos)
         else:
             tokens = self._tokenise(text)
             types = torch.zeros_like(tokens)

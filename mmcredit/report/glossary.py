@@ -215,7 +215,7 @@ GLOSSARY: tuple[Entry, ...] = (
         r"verify/.*",
         "verify/clean, verify/flagged, verify/flagged_rate, verify/share_hallucinated, verify/parse_error, ...",
         "Verdicts of the verifier on the responses of a step, by status; the rate is of those that were answered, the "
-        "share is of the sampled tokens.",
+        "share is of the sampled tokens. seconds_p50 and seconds_p95: how long the verifier took for a response.",
         "Errors above a few percent: the method that reads the verifier does little there; look at the reasons. Rate "
         "near 0 or 1: the verifier does not tell responses apart. Many unplaced: it does not quote word for word.",
     ),

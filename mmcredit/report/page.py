@@ -15,14 +15,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mmcredit.report import files, summary
-from mmcredit.report.files import replace_file
+from mmcredit.report.files import read_json, replace_file
 from mmcredit.report.gallery import build_gallery, short
 from mmcredit.report.glossary import GLOSSARY, meaning_of
 from mmcredit.report.records import Run, load_run
 
 PAGE_BUDGET = 8_000_000  # bytes of samples and images
 MAX_POINTS = 1500  # points of one curve; longer series are thinned
-SCRIPTS = ("common.js", "curves.js", "tokens.js", "samples.js", "start.js")
+SCRIPTS = ("common.js", "curves.js", "tokens.js", "heat.js", "response.js", "list.js", "samples.js", "start.js")
 
 
 def render(run_dir: str | Path, budget: int = PAGE_BUDGET) -> Path:
@@ -40,12 +40,14 @@ def render(run_dir: str | Path, budget: int = PAGE_BUDGET) -> Path:
 def page(run: Run, budget: int = PAGE_BUDGET) -> str:
     """The HTML text of the report."""
     gallery = build_gallery(run.path, run.sample_files, budget)
+    heat = _heat(run)
     data = {
         "curves": curves(run),
         "evaluations": evaluation_curves(run),
         "samples": gallery.steps,
         "media": gallery.media,
-        "right_part": summary.right_part(run),
+        "right_part": summary.right_part(run.config),
+        "heat": heat,
     }
     context = {
         "name": run_name(run),
@@ -56,6 +58,7 @@ def page(run: Run, budget: int = PAGE_BUDGET) -> str:
         "accuracy": summary.before_after(run),
         "events": summary.event_table(run.events),
         "notes": [f"{file}: {count} unreadable lines left out" for file, count in run.unreadable.items()],
+        "heat": heat,
         "gallery": gallery,
         "cost": summary.cost_tables(run.cost),
         "config": run.config_text,
@@ -65,6 +68,19 @@ def page(run: Run, budget: int = PAGE_BUDGET) -> str:
         "thinned": len(run.metrics) > MAX_POINTS,
     }
     return fill("page.html", SCRIPTS, data, context)
+
+
+def _heat(run: Run) -> dict[str, Any]:
+    """What `mmcredit report --heatmaps` left: {"weights", "maps": {"step/member/sample id": map}}; {} without."""
+    found = read_json(run.path / files.HEATMAPS)
+    maps = found.get("maps")
+    if not isinstance(maps, list):
+        return {}
+    kept = ("rows", "columns", "values")
+    return {
+        "weights": str(found.get("weights")),
+        "maps": {f"{m['step']}/{m['member']}/{m['sample_id']}": {key: m[key] for key in kept} for m in maps},
+    }
 
 
 def run_name(run: Run) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmcredit.policy.prompt import Prompt
-from mmcredit.rollout.reaction import Reaction
-from mmcredit.rollouts import Inserted
+
+if TYPE_CHECKING:
+    from mmcredit.rollout.reaction import Reaction
+    from mmcredit.rollouts import Inserted
 
 
 class Sampling(BaseModel):

@@ -7,7 +7,6 @@ the same turn with what comes back, on the keys and values that it has: nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,13 +41,28 @@ class Reply:
     notes: Mapping[str, float] = field(default_factory=dict)
 
 
+class Promised(Protocol):
+    """A reply that is being made, a `concurrent.futures.Future` for instance."""
+
+    def result(self) -> Reply:
+        """The reply; waits for it. Called once, in the thread that samples."""
+        ...
+
+
 class Reaction(Protocol):
     """Decides what is inserted. It belongs to one request; equal responses must get equal replies."""
 
-    stops: tuple[int, ...]  # ids behind which a response is handed over
-    room: int  # tokens that may be inserted into a response, all together
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Ids behind which a response is handed over."""
+        ...
 
-    def __call__(self, said: Said) -> Reply | Future[Reply]:
+    @property
+    def room(self) -> int:
+        """Tokens that may be inserted into a response, all together."""
+        ...
+
+    def __call__(self, said: Said) -> Reply | Promised:
         """The reply, or a promise of it: the response then waits while others are sampled. An engine asks for all
         promises at a moment that does not depend on how long they take."""
         ...

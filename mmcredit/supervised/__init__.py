@@ -3,7 +3,3 @@
 `mmcredit sft` is this package; `mmcredit dpo` (`mmcredit.preference`) goes through the same loop. A target is a row of
 `Rollouts` like a sampled response, so layouts, micro-batches, engines and checkpoints are those of RL.
 """
-
-from mmcredit.supervised.taught import Taught, as_rollouts, negative_log_likelihood, teach
-
-__all__ = ["Taught", "as_rollouts", "negative_log_likelihood", "teach"]

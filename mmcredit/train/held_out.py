@@ -11,6 +11,7 @@ from mmcredit.evaluate.accuracy import Evaluation, evaluate
 from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
 from mmcredit.evaluate.pass_at_k import mean_interval
 from mmcredit.intervals import Interval, paired_gain
+from mmcredit.rollout.strategies.base import reacting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,11 +74,15 @@ class HeldOut:
                 self.refused(f"held-out: {reason}", name, message)
         sampling = evaluation_sampling(config)
         began = time.perf_counter()
-        with self.costs.stage("evaluate"), parts.policy.costs.sampling_for("evaluate"):
+        with (
+            self.costs.stage("evaluate"),
+            parts.policy.costs.sampling_for("evaluate"),
+            reacting(parts.engine, parts.strategies, parts.policy) as engine,
+        ):
             self.progress.evaluation(step, len(asked.samples) * config.evaluate.samples)
             parts.engine.sync()
             found = evaluate(
-                parts.engine,
+                engine,
                 parts.pool,
                 asked.samples,
                 asked.prompts,

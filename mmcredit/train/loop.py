@@ -130,6 +130,7 @@ class Trainer:
                 self.step += 1
                 every = config.evaluate.every
                 if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
+                    self.stage.ahead.land()  # the engine is about to be given weights
                     self.held_out(self.step)
                 last = config.checkpoint.final and self.step == config.run.steps  # it is saved below, beside the model
                 if config.checkpoint.every and self.step % config.checkpoint.every == 0 and not last:
@@ -271,7 +272,7 @@ class Trainer:
         return {
             "training": parts.trainer.state_dict(),
             "run": {
-                "data": self.stream.state_dict(),
+                "data": self.stage.ahead.stream_state(),
                 "alarms": self.alarms.state_dict(),
                 "costs": self.costs.state_dict(),
                 "baseline": self.held_out.baseline,
@@ -279,6 +280,7 @@ class Trainer:
             },
             "credit": parts.pipeline.state_dict(),
             "strategies": self.stage.state_dict(),
+            **({"ahead": self.stage.ahead.state_dict()} if self.config.rollout.ahead else {}),
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -291,6 +293,7 @@ class Trainer:
         self.alarms.load_state_dict(run["alarms"])
         self.costs.load_state_dict(run["costs"])
         self.held_out.baseline = run["baseline"]
+        self.stage.ahead.load_state_dict(saved.get("ahead", {}))
         set_rng_state(run["rng"])
         parts.policy.weights_changed()
 

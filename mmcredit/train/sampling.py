@@ -18,6 +18,7 @@ from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.rollout.reward_item import reward_item
 from mmcredit.seeds import derive
+from mmcredit.train.ahead import Ahead
 from mmcredit.train.alarms import answer_metrics
 from mmcredit.train.preflight.fit import first_words
 
@@ -63,6 +64,7 @@ class SamplingStage:
         self.verify_metrics: dict[str, float] = {}
         self.verdicts: Mapping[str, Sequence[Verdict]] = {}  # of the last batch, by verifier
         self._asked = 0  # prompts asked in this step: enters the seeds, so that no two asks share one
+        self.ahead = Ahead(self, config.rollout.ahead)
 
     @property
     def epochs(self) -> float:
@@ -76,9 +78,9 @@ class SamplingStage:
 
     def run(self, step: int) -> Batch:
         """Prompts, responses and rewards of one step. Raises RuntimeError if the strategies leave no response."""
-        self.step, self.notes, self.reward_counts, self._asked = step, {}, {}, 0
+        self.step, self.notes, self.reward_counts = step, {}, {}
         self.parts.verifying.begin()
-        asks = self.asks(self.take(self.config.rollout.prompts))
+        asks = self._ahead_or_now(step)
         if step == 0:
             for sentence in first_words(self.config, self.policy, [ask.prompt for ask in asks]):
                 self._event(sentence, "alarm", "warning")
@@ -89,7 +91,40 @@ class SamplingStage:
             raise RuntimeError(f"step {step}: the sampling strategies ({names}) left no response to train on")
         prompts = [text_of(prompt, self.policy.tokenizer) for prompt in batch.prompts]
         self.reward_counts |= answer_metrics(self.parts.pool, batch.texts, prompts, batch.rollouts.reward_parts)
+        getattr(self.engine, "rest", lambda: None)()
+        self.ahead.start(step + 1)
+        self._engine_report(batch)
         return batch
+
+    def first_asks(self, step: int) -> list[Ask]:
+        """The asks that `step` begins with: the next prompts, with the seeds of that step."""
+        present, self.step, self._asked = self.step, step, 0
+        try:
+            return self.asks(self.take(self.config.rollout.prompts))
+        finally:
+            self.step = present
+
+    def _ahead_or_now(self, step: int) -> list[Ask]:
+        """The first asks of a step: those in flight, landed, or new ones."""
+        if self.ahead.flight is None:
+            return self.first_asks(step)
+        self.bar.stage("rollout")
+        with self.costs.stage("rollout"):
+            self.ahead.land()
+        asks = self.ahead.asks(step)
+        self._asked = len(asks)
+        return asks
+
+    def _engine_report(self, batch: Batch) -> None:
+        """What an engine with servers or weights of its own says of the time since the last step."""
+        if (stale := batch.rollouts.signals.get("staleness")) is not None:
+            own = stale[batch.rollouts.mask]
+            self.note("staleness_mean", float(own.mean()) if len(own) else 0.0)
+            self.note("staleness_max", float(stale.max()))
+        counts, said = getattr(self.engine, "report", lambda: ({}, []))()
+        self.notes |= {f"engine/{name}": value for name, value in counts.items()}
+        for message in said:
+            self._event(message, "alarm", "warning")
 
     def verified(self, batch: Batch, rollouts: Rollouts) -> Rollouts:
         """The scored batch with the signals of the run's verifiers; waits for their answers."""
@@ -160,13 +195,16 @@ class SamplingStage:
             Request(ask.shown or ask.prompt, ask.seeds, ask.prefix, tag=i, reaction=ask.reaction)
             for i, ask in enumerate(asks)
         ]
-        responses = self.generate(shown, sampling)
+        responses, age = self._responses(shown, sampling)
         requests = [Request(ask.prompt, ask.seeds, ask.prefix, tag=i) for i, ask in enumerate(asks)]
         rollouts = collate(prompts, requests, responses, self.policy.tokenizer.pad_token_id, samples)
         foreign = torch.tensor([asks[r.tag].shown is not None for r in responses], dtype=torch.bool)
         if rollouts.sampler_logprobs is not None and bool(foreign.any()):
             unknown = foreign[:, None] & rollouts.mask
             rollouts = rollouts.replace(sampler_logprobs=rollouts.sampler_logprobs.masked_fill(unknown, torch.nan))
+        if self.ahead.steps:
+            stale = torch.tensor(age, dtype=torch.float32)[:, None].expand(rollouts.tokens.shape)
+            rollouts = rollouts.with_signals({"staleness": torch.where(rollouts.valid, stale, 0.0)})
         texts = [self.decode([*asks[r.tag].prefix, *r.tokens]) for r in responses]
         items = [
             replace(reward_item(ask.sample, text, r), num_tokens=len(ask.prefix) + r.sampled)
@@ -185,11 +223,18 @@ class SamplingStage:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[Response]:
         """Bare responses without rewards, for probes."""
+        return self._responses(requests, sampling)[0]
+
+    def _responses(self, requests: Sequence[Request], sampling: Sampling | None) -> tuple[list[Response], list[int]]:
+        """Responses in order, and by how many updates their weights are older than the present ones."""
+        ready = self.ahead.take(requests, sampling or self.sampling)
+        missing = [r for r, found in zip(requests, ready, strict=True) if found is None]
         with self.costs.stage("rollout"):
-            self.bar.stage("rollout", sum(len(r.seeds) for r in requests))
+            self.bar.stage("rollout", sum(len(r.seeds) for r in missing))
             cost = self.policy.costs.sampling()
             counted, began = cost.seconds, time.perf_counter()
-            responses = self.engine.generate(requests, sampling or self.sampling, self.bar.advance)
+            sampled = self.engine.generate(missing, sampling or self.sampling, self.bar.advance)
+            responses, age = _merged(requests, ready, sampled)
             if cost.seconds == counted:  # an engine that runs the model itself, out of sight
                 cost.seconds += time.perf_counter() - began
                 cost.tokens += sum(len(r.prompt) for r in requests) + sum(len(r.tokens) for r in responses)
@@ -198,7 +243,7 @@ class SamplingStage:
         self.costs.add("rollout", tokens=sum(r.sampled for r in responses), responses=len(responses))
         if given:
             self.costs.add("rollout", inserted_tokens=given)
-        return responses
+        return responses, age
 
     def score(self, items: Sequence[RewardItem]) -> list[float]:
         """Total rewards of texts, for probes and replay."""
@@ -263,6 +308,19 @@ class SamplingStage:
             if key not in here:
                 raise ValueError(f"strategy state {key!r} does not belong to this run ({', '.join(here) or 'none'})")
             here[key].load_state_dict(value)
+
+
+def _merged(
+    requests: Sequence[Request], ready: Sequence[list[Response] | None], sampled: Sequence[Response]
+) -> tuple[list[Response], list[int]]:
+    """The responses of all requests in order, those that were `ready` (a step old) between those `sampled` now."""
+    now = iter(sampled)
+    responses, age = [], []
+    for request, found in zip(requests, ready, strict=True):
+        own = [next(now) for _ in request.seeds] if found is None else [replace(r, tag=request.tag) for r in found]
+        responses += own
+        age += [0 if found is None else 1] * len(own)
+    return responses, age
 
 
 def _as_it_is(view: View, prompt: Prompt) -> Prompt:

@@ -21,7 +21,7 @@ from mmcredit.policy.views import Views, furnish_views
 from mmcredit.prepare import held_out_samples, load_samples, make_pool, seed_everything
 from mmcredit.seeds import derive
 from mmcredit.signals.plan import ScorePlan, plan_scores
-from mmcredit.train.sharing import SharedEngine, SharedPool, SharedVerifying
+from mmcredit.train.sharing import OneEngine, SharedEngine, SharedPool, SharedVerifying
 from mmcredit.train.update import Updater, signals_for_update, update_passes
 from mmcredit.verifiers.background import Verifying
 from mmcredit.verifiers.base import RunContext
@@ -94,12 +94,15 @@ def furnish(config: RunConfig, world: World) -> Parts:
     if not policy.starts_at_base and any(view.weights == "reference" for view in views):
         policy.keep_reference()  # the weights as loaded; with a new adapter they are there with it off
     # Before the training engine, which may spread the weights over the ranks.
-    rollout: RolloutEngine = build("engine", config.rollout.engine).open(policy)  # type: ignore[attr-defined]
+    sampler: Any = build("engine", config.rollout.engine)
+    once = world.size > 1 and getattr(sampler, "once", False)  # one engine for all ranks
+    rollout: Any = _opened_once(sampler, policy, world) if once else sampler.open(policy)
     pool: Any = make_pool(config, Path(config.run.dir))
     updates = config.run.steps * train.mini_batches * train.epochs
     trainer: TrainingEngine = training.open(policy, train, updates, world)
     if world.size > 1:
-        rollout, pool = SharedEngine(rollout, world, trainer.whole), SharedPool(pool, world)
+        rollout = (OneEngine if once else SharedEngine)(rollout, world, trainer.whole)
+        pool = SharedPool(pool, world)
     updater = Updater(
         policy,
         trainer,
@@ -134,6 +137,13 @@ def furnish(config: RunConfig, world: World) -> Parts:
     )
 
 
+def _opened_once(sampler: Any, policy: Policy, world: World) -> RolloutEngine | None:
+    """The engine on rank 0, None on the others; an error of rank 0 is raised on all."""
+    opened: list[RolloutEngine] = []
+    world.from_first(lambda: opened.append(sampler.open(policy)))
+    return opened[0] if opened else None
+
+
 def rng_state() -> dict[str, Any]:
     """State of the global generators, as plain data and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -166,7 +176,7 @@ def versions() -> dict[str, Any]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -176,6 +186,16 @@ def versions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
+
+
+def _processor() -> str:
+    """The name of the CPU; `platform` knows the architecture only on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return name or platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

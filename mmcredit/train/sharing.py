@@ -64,9 +64,57 @@ class SharedEngine:
         with self.whole():
             self.inner.sync()
 
+    def rest(self) -> None:
+        """The sampling of a step is over."""
+        getattr(self.inner, "rest", lambda: None)()
+
     def close(self) -> None:
         """Free what the engine holds."""
         self.inner.close()
+
+
+class OneEngine:
+    """An engine that rank 0 has for all (a client of servers): asked once, the responses reach every rank.
+
+    `inner` is None on the other ranks. `whole`: around what reads the weights.
+    """
+
+    def __init__(self, inner: Any, world: World, whole: Callable[[], AbstractContextManager[None]]) -> None:
+        self.inner, self.world, self.whole = inner, world, whole
+        self.hook: Any = None
+        if inner is not None:
+            inner.keep_weights = True  # outside of `sync` the policy may be spread over the ranks
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """As `RolloutEngine.generate`, with the same requests on every rank."""
+
+        def ask() -> dict[str, Any]:
+            self.inner.hook = self.hook
+            return _told(self.inner.generate(requests, sampling, progress))
+
+        return _heard(self.world.from_first(ask))
+
+    def submit(self, requests: Sequence[Request], sampling: Sampling) -> Callable[..., list[Response]]:
+        """Begin to sample beside the training; the function returned waits for the responses, on every rank."""
+        begun = self.inner.submit(requests, sampling) if self.world.writes else None
+        return lambda progress=None: _heard(self.world.from_first(lambda: _told(begun(progress))))  # type: ignore[misc]
+
+    def sync(self) -> None:
+        """Take over the policy's present weights."""
+        with self.whole():
+            self.world.from_first(lambda: self.inner.sync())
+
+    def report(self) -> tuple[dict[str, float], list[str]]:
+        """As the engine's, on every rank."""
+        counts, said = self.world.from_first(lambda: self.inner.report())
+        return counts, said
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        if self.inner is not None:
+            self.inner.close()
 
 
 def _told(responses: Sequence[Response]) -> dict[str, Any]:

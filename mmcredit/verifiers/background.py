@@ -229,6 +229,14 @@ def _measure(out: Verified, rollouts: Rollouts) -> None:
         spans = [span for v in verdicts for span in v.spans]
         found[at + "spans"] = float(len(spans))
         fates = Counter(span.fate for span in spans if not span.located)
+        if known:
+            found[at + "spans_per_response"] = len(spans) / known
+        if spans:
+            found[at + "not_found_rate"] = fates["not_found"] / len(spans)
+        if said := known + counts["parse_error"]:
+            found[at + "parse_error_rate"] = counts["parse_error"] / said
+        if times := sorted(v.usage["seconds"] for v in verdicts if "seconds" in v.usage):
+            found |= {f"{at}seconds_p{p}": times[min(len(times) - 1, p * len(times) // 100)] for p in (50, 95)}
         found |= {f"{at}unplaced/{fate}": float(n) for fate, n in fates.items()}
         found[at + "flagged_unplaced"] = float(
             sum(v.status == "flagged" and not any(s.located for s in v.spans) for v in verdicts)

@@ -190,8 +190,8 @@ def qwen3(t, hidden=64, layers=2):
     return Qwen3ForCausalLM(Qwen3Config(head_dim=32, **text_kw(t, hidden, layers)))
 
 
-def processor(t, fam, pil=False, video=True):
-    size = dict(shortest_edge=56 * 56, longest_edge=28 * 28 * 64)
+def processor(t, fam, pil=False, video=True, size=None):
+    given, size = size, dict(shortest_edge=56 * 56, longest_edge=28 * 28 * 64)
     if fam == "qwen2_5_vl":
         from transformers import Qwen2_5_VLProcessor as P
 
@@ -203,6 +203,7 @@ def processor(t, fam, pil=False, video=True):
         patch = 16
         size = dict(shortest_edge=64 * 64, longest_edge=32 * 32 * 64)
         from transformers import Qwen3VLVideoProcessor as V
+    size = given or size
     if pil:
         from transformers import Qwen2VLImageProcessorPil as I
     else:

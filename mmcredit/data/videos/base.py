@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mmcredit.data.media import MediaLimits
     from mmcredit.data.sample import Media
 
+EMPTY = "window empty"  # reason of the `UnusableSample` that a reader raises where a part of a video has no frames
+
 # Frames [T,H,W,3] uint8 (array or tensor), and what the processor wants to know about them: fps, total_num_frames,
 # frames_indices, duration (transformers' VideoMetadata).
 Frames = tuple[Any, Mapping[str, Any]]
@@ -22,7 +24,8 @@ class VideoReader(Component):
     """A way to read videos. The frames that it chooses are the ones that the model sees."""
 
     def read(self, media: Media, limits: MediaLimits) -> Frames:
-        """The frames of a video, and about them. Raises ValueError naming the file and the reason."""
+        """The frames of a video, and about them. Raises ValueError naming the file and the reason, and
+        `UnusableSample` with the reason `EMPTY` where the part that is asked for (`Media.options`) has none."""
         raise TypeError(f"{type(self).__name__} does not implement read(media, limits)")
 
 

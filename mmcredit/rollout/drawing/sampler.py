@@ -8,7 +8,7 @@ float64: in float32 the sum over 150,000 entries is off by more than the rarest 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class Sampler:
     of temperature 1.
     """
 
+    draws: ClassVar[int] = 0  # made in this process: a sign of life of whatever engine runs in it
+
     def __init__(
         self, sampling: Sampling, suppressed: Iterable[int], end_ids: Iterable[int], device: torch.device
     ) -> None:
@@ -65,6 +67,7 @@ class Sampler:
         `temperature` [N] overrides the configured one for the draw; the log-prob stays that of the configured one.
         NaN logits give NaN log-probs.
         """
+        Sampler.draws += 1
         rows = max(1, CHUNK_ELEMENTS // logits.shape[1])
         if logits.shape[0] <= rows:
             return self._draw(logits, uniforms, step, temperature)

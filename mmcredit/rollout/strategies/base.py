@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmcredit.components import Component
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.engine import Request, Response, RolloutEngine, Sampling
+    from mmcredit.rollout.reaction import Reaction
     from mmcredit.rollout.volume import Volume
     from mmcredit.rollouts import Rollouts
 
@@ -130,6 +133,7 @@ class Strategy(Component):
 
     gives: ClassVar[tuple[str, ...]] = ()  # signals it attaches; "segments" for Rollouts.segments
     replaces_sampling: ClassVar[bool] = False  # never calls `rest`: must stand last
+    plain_first: ClassVar[bool] = False  # hands on the asks that it gets, unchanged, first of all (`rollout.ahead`)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         """The batch of this layer."""
@@ -142,6 +146,11 @@ class Strategy(Component):
         """What a step samples and trains on with this layer around one of `inner`; for `mmcredit check`."""
         return inner
 
+    def reactions(self, policy: Policy) -> AbstractContextManager[Callable[[Sample], Reaction | None]] | None:
+        """What inserts into the responses to a sample, inside the block: held-out answers are sampled with it, too.
+        None: nothing does."""
+        return None
+
     def observe(self, rollouts: Rollouts, stage: Stage) -> None:
         """Told the scored batch (with the signals of `needs()`), before the update."""
 
@@ -151,3 +160,41 @@ class Strategy(Component):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+
+class ReactingEngine:
+    """An engine whose responses get what a strategy inserts, by the sample that a request's prompt was made from."""
+
+    def __init__(self, inner: RolloutEngine, reaction: Callable[[Sample], Reaction | None]) -> None:
+        self.inner, self.reaction = inner, reaction
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
+        """As `RolloutEngine.generate`."""
+        asked = [
+            replace(request, reaction=self.reaction(request.prompt.sample))
+            if request.reaction is None and request.prompt.sample is not None
+            else request
+            for request in requests
+        ]
+        return self.inner.generate(asked, sampling, progress)
+
+    def sync(self) -> None:
+        """As `RolloutEngine.sync`."""
+        self.inner.sync()
+
+    def close(self) -> None:
+        """As `RolloutEngine.close`."""
+        self.inner.close()
+
+
+@contextmanager
+def reacting(engine: RolloutEngine, strategies: Sequence[Strategy], policy: Policy) -> Iterator[RolloutEngine]:
+    """The engine as it is to answer outside of training: with what the run's strategies insert into responses."""
+    for strategy in strategies:
+        if (found := strategy.reactions(policy)) is not None:
+            with found as reaction:
+                yield ReactingEngine(engine, reaction)
+            return
+    yield engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -40,6 +40,8 @@ class D3SSelection(Strategy):
     Defaults: ours, the paper's N could not be found: 25 to 100 percent.
     Cost: none; saves forward and backward of what is left out. Noted: kept responses, variance kept.
     """
+
+    plain_first: ClassVar[bool] = True
 
     scope: Literal["cross", "intra"] = Field("cross", description="pool: the whole batch, or each group")
     n_init: float = Field(25.0, gt=0, le=100, description="percent of the pool kept at the start")

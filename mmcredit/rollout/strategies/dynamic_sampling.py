@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,8 @@ class DynamicSampling(Strategy):
     Cost: up to `max_rounds` x `batch` prompts of rollouts a step. Noted: rounds, groups thrown away because all right
     or all wrong, groups cut off, groups missing.
     """
+
+    plain_first: ClassVar[bool] = True
 
     part: str | None = Field(None, description="reward part that decides; none = the first, total = the total reward")
     right_at: float = Field(0.5, description="least deciding reward that is counted as right")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mmcredit.components import register
 from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
@@ -28,6 +28,8 @@ class OverlongFilter(Strategy):
     Composes: inside `d3s_selection`, so that what is cut off is not selected.
     Cost: none; filtered responses are not scored and not trained on. Noted: responses filtered.
     """
+
+    plain_first: ClassVar[bool] = True
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
         batch = rest(asks)

@@ -8,6 +8,7 @@ share of memory and of memory traffic falls by 8.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mmcredit.rollout.engines.hf.waiting import Waiting
+
+@dataclass(frozen=True)
+class Block:
+    """Own keys and values of rows that left together, per layer [n,K,C,D], and [n,C] bool: columns that are used."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    filled: Tensor
 
 
 class SharedPromptCache(Cache):
@@ -150,40 +158,42 @@ class SharedPromptCache(Cache):
 
     # Rows that wait, and come back with more to read (see `waiting`).
 
-    def block(self, rows: Tensor, columns: list[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Copies of the own keys and values of `rows` (CPU [n] int64) up to the longest of `columns`, per layer, and
-        [n,C] bool: places that hold a token of the row (row i has filled `columns[i]` of them, padding apart)."""
+    def block(self, rows: Tensor, columns: list[int]) -> Block:
+        """Copies of the own keys and values of `rows` (CPU [n] int64); row i has filled `columns[i]`, padding apart."""
         device, width = self.prompt_keys[0].device, max(columns)
         index = rows.to(device)
         filled = torch.arange(width) < torch.tensor(columns)[:, None]
         if self.own_bias is not None:
             filled &= (self.own_bias.index_select(0, index)[:, 0, 0, :width] == 0).cpu()
         copies: list[list[Tensor]] = []
-        for store in (self.own_keys, self.own_values):
-            copies.append([part[:, :, :width].index_select(0, index) for part in store if part is not None])
-        return copies[0], copies[1], filled
+        for store, prompts in ((self.own_keys, self.prompt_keys), (self.own_values, self.prompt_values)):
+            copies.append([])
+            for part, prompt in zip(store, prompts, strict=True):
+                if part is None:  # stopped by the first token: nothing of its own was read yet
+                    part = prompt.new_zeros(len(self.row_prompt), prompt.shape[0] // self.prompts, 0, prompt.shape[-1])
+                copies[-1].append(part[:, :, :width].index_select(0, index))
+        return Block(copies[0], copies[1], filled)
 
-    def take_up(self, rows: Sequence[Waiting], more: int) -> int:
-        """Replace the batch by these rows (ascending in prompt), each from its block, holes closed, and make room for
-        `more` tokens. Returns the columns in use: those of the longest row; the others are hidden behind theirs."""
+    def take_up(self, rows: Sequence[tuple[Block, int]], prompts: Sequence[int], more: int) -> int:
+        """Replace the batch by these rows of blocks, holes closed, and make room for `more` tokens. `prompts`: which
+        one each reads, ascending. Returns the columns in use, those of the longest row; others hide what is behind
+        theirs."""
         device = self.prompt_keys[0].device
-        places = [one.keys.filled[one.row].nonzero()[:, 0] for one in rows if one.keys is not None]
-        assert len(places) == len(rows), "a row waits without its keys"
+        places = [block.filled[row].nonzero()[:, 0] for block, row in rows]
         width = max(len(own) for own in places)
         self.capacity = width + more
         self.own_bias = self.query_bias = None
         self.filled = width
         layers = len(self.prompt_keys)
         self.own_keys, self.own_values = [None] * layers, [None] * layers
-        if width:
-            for name, store in (("keys", self.own_keys), ("values", self.own_values)):
-                for layer in range(layers):
-                    made = []
-                    for one, own in zip(rows, places, strict=True):
-                        held = getattr(one.keys, name)[layer][one.row].index_select(1, own.to(device))  # [K,c,D]
-                        made.append(torch.nn.functional.pad(held, (0, 0, 0, width - len(own))))
-                    store[layer] = torch.stack(made)
-        self.set_rows(torch.tensor([one.prompt for one in rows]))
+        for layer in range(layers if width else 0):
+            made: tuple[list[Tensor], list[Tensor]] = ([], [])
+            for (block, row), own in zip(rows, places, strict=True):
+                index, after = own.to(device), (0, 0, 0, width - len(own))
+                for held, out in zip((block.keys, block.values), made, strict=True):
+                    out.append(torch.nn.functional.pad(held[layer][row].index_select(1, index), after))  # [K,W,D]
+            self.own_keys[layer], self.own_values[layer] = torch.stack(made[0]), torch.stack(made[1])
+        self.set_rows(torch.tensor(list(prompts)))
         lengths = torch.tensor([len(own) for own in places])
         self.hide(0, (torch.arange(width) >= lengths[:, None]).to(device))
         return width

@@ -165,6 +165,7 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
             )
         room = request.room
         inserted = f" + inserted tokens {room}" if room else ""
+        remedy = "lower max_new_tokens or the prompt limit" + (", or what may be inserted" if room else "")
         if new_tokens < 1:
             raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
         if not len(prompt):
@@ -174,11 +175,11 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
             raise ValueError(
                 f"sample {prompt.sample_id}: prompt positions {prompt.next_position} + prefix {prefix} + "
                 f"max_new_tokens {new_tokens}{inserted} = {last} exceed the model's {decoder.max_positions} "
-                "positions; lower max_new_tokens or the prompt limit"
+                f"positions; {remedy}"
             )
         total = len(prompt) + prefix + new_tokens + room
         if decoder.window is not None and total > decoder.window:
             raise ValueError(
                 f"sample {prompt.sample_id}: {total} tokens exceed the model's attention window of {decoder.window}, "
-                "which engine 'hf' does not support; lower max_new_tokens or the prompt limit"
+                f"which engine 'hf' does not support; {remedy}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from mmcredit.rollout.engines.hf.prefill import Prefilled
 from mmcredit.rollouts import Inserted
 
 if TYPE_CHECKING:
-    from mmcredit.rollout.engines.hf.waiting import Reactions
+    from mmcredit.rollout.engines.hf.cache import SharedPromptCache
 
 
 @dataclass
@@ -60,6 +60,18 @@ class Finished:
 LogitsHook = Callable[[int, Tensor, Rows], Tensor]
 
 
+class Halts(Protocol):
+    """Who says which rows wait, and takes them when they leave (see `waiting`)."""
+
+    def halt(self, rows: Rows, step: int, ended: Tensor, cache: SharedPromptCache, positions: Tensor) -> Tensor:
+        """[N] bool: rows that wait from now on, of those that have not `ended`."""
+        ...
+
+    def set_aside(self, rows: Rows, lengths: Tensor, cache: SharedPromptCache, leaving: Tensor) -> Tensor:
+        """Take those that wait of the rows that leave (CPU [n] int64); the others come back."""
+        ...
+
+
 def decode(
     decoder: Decoder,
     ready: Prefilled,
@@ -69,7 +81,7 @@ def decode(
     finish: Callable[[list[Finished]], None],
     progress: Callable[[int], None] | None = None,
     hook: LogitsHook | None = None,
-    reactions: Reactions | None = None,
+    reactions: Halts | None = None,
 ) -> None:
     """Sample every row to its end. `finish` gets responses as their rows leave; `progress` is told how many have just
     finished. Rows that wait for a reaction leave too, into `reactions`.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from torch.nn.functional import pad
 
 from mmcredit.rollout.engines.hf.loop import Finished, Rows
 from mmcredit.rollout.engines.hf.prefill import Prefilled
-from mmcredit.rollout.reaction import Reply, Said
+from mmcredit.rollout.reaction import Promised, Reply, Said
 from mmcredit.rollouts import Inserted
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.forward import EmbeddedPrompt
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.engine import Request
-    from mmcredit.rollout.engines.hf.cache import SharedPromptCache
+    from mmcredit.rollout.engines.hf.cache import Block, SharedPromptCache
     from mmcredit.rollout.engines.hf.decoder import Decoder
 
 
@@ -47,23 +46,13 @@ class Waiting:
     """A response between two batches."""
 
     response: int
-    reply: Reply | Future[Reply]
+    reply: Reply | Promised
     column: int  # own keys that it has: all its tokens but the newest
     position: int  # of the newest token
     prompt: int  # in the cache
     prefix: Sequence[int]  # everything it holds, the request's prefix first
     uniforms: Tensor  # [T] f64, of the tokens that it may still sample
-    keys: Block | None = None  # where its keys and values are
-    row: int = 0  # row of the block
-
-
-@dataclass(frozen=True)
-class Block:
-    """Own keys and values of rows that left together, per layer [n,K,C,D], and [n,C] bool: columns that are used."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    filled: Tensor
+    held: tuple[Block, int] | None = None  # where its keys and values are: the row of a block
 
 
 class Reactions:
@@ -136,7 +125,7 @@ class Reactions:
         own = [self._halted.pop(int(rows.responses[i])) for i in staying.tolist()]
         block = cache.block(staying, [one.column for one in own])
         for row, (one, place) in enumerate(zip(own, staying.tolist(), strict=True)):
-            one.keys, one.row = Block(*block), row
+            one.held = block, row
             history, length = self.history(one.response), int(lengths[place])
             history.tokens += rows.tokens[:length, place].tolist()
             history.logprobs += rows.logprobs[:length, place].tolist()
@@ -163,7 +152,7 @@ class Reactions:
         """The next batch: all that wait, behind what they are given. None if none goes on; `finish` gets those."""
         waiting, self.waiting = sorted(self.waiting, key=lambda one: (one.prompt, one.response)), []
         began = time.perf_counter()
-        replies = [one.reply.result() if isinstance(one.reply, Future) else one.reply for one in waiting]
+        replies = [one.reply if isinstance(one.reply, Reply) else one.reply.result() for one in waiting]
         self.seconds += time.perf_counter() - began
         going: list[tuple[Waiting, Prompt | None]] = []
         for one, reply in zip(waiting, replies, strict=True):
@@ -218,7 +207,10 @@ class Reactions:
         embedded = dict(zip(distinct, decoder.policy.embed(list(distinct.values())), strict=True))
         rows = [_Feed.of(decoder, one, embedded.get(id(piece)), piece) for one, piece in going]
         width = max(len(row) for row in rows)
-        first = cache.take_up([one for one, _ in going], width + max(len(one.uniforms) for one, _ in going))
+        held = [one.held for one, _ in going if one.held is not None]
+        assert len(held) == n, "a row waits without its keys"
+        more = width + max(len(one.uniforms) for one, _ in going)
+        first = cache.take_up(held, [one.prompt for one, _ in going], more)
         padding = torch.tensor([[width - len(row)] for row in rows]) > torch.arange(width)  # [N,W]
         embeds = torch.stack([pad(row.embeds, (0, 0, width - len(row), 0)) for row in rows])
         dims = max(row.positions.ndim for row in rows)

@@ -25,7 +25,7 @@ class VLLM(Settings):
     A prompt goes in as token ids with one placeholder per image, and its images as pictures; that vLLM expands them to
     the ids that the trainer scores is checked for every prompt. After an update the weights are loaded anew, a LoRA
     adapter merged into them on the way, names checked against the model's, and vLLM's three caches (multi-modal,
-    encoder, prefix) are emptied.
+    encoder, prefix) are emptied; then log-probs of a few tokens must agree with the trainer's.
 
     Cost: a second copy of the weights, and what `memory` gives to keys and values.
     """

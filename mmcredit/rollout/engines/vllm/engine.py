@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,14 @@ from mmcredit.rollout.drawing.stop import StopStrings
 from mmcredit.rollout.drawing.temperature import EntropyTemperature, TemperatureHook
 from mmcredit.rollout.engine import Request, Response, Sampling, with_stops
 from mmcredit.rollout.engines.vllm.weights import policy_weights, write_folder
+from mmcredit.rollout.probe import Probe
 
 if TYPE_CHECKING:
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.engines.vllm.settings import Settings
+
+_SLEEP_LIMIT = 300.0  # seconds
 
 
 class VLLMEngine:
@@ -31,6 +35,10 @@ class VLLMEngine:
         self.config = config
         self.hook: TemperatureHook | None = None
         self.counts = {"requests": 0, "prompt_tokens": 0, "syncs": 0, "synced_bytes": 0}
+        self.pictures: Callable[[Prompt], list[Any]] = self._load_pictures
+        self.probe = Probe(policy, self._sample) if config.probe else None
+        self._asleep = False
+        self._found: dict[str, float] = {}
         self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)
         self._folder = Path(tempfile.mkdtemp(prefix="mmcredit-vllm-", dir=_memory_folder()))
         try:
@@ -49,6 +57,13 @@ class VLLMEngine:
         model and for a prompt that vLLM expands to other ids than the trainer scores, RuntimeError for logits that are
         not finite.
         """
+        if self.probe is not None and requests:
+            self._found |= self.probe(requests)
+        return self._sample(requests, sampling, progress)
+
+    def _sample(
+        self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
+    ) -> list[Response]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -64,6 +79,8 @@ class VLLMEngine:
         prompts, parameters, places = [], [], []
         pictures: dict[int, list[Any]] = {}
         for i, request in enumerate(requests):
+            if request.reaction is not None:
+                raise ValueError("engine 'vllm' takes no insertions into responses; use rollout.engine hf")
             self._check(request, sampling)
             limit = request.new_tokens(sampling.max_new_tokens)
             shown = self._shown(request.prompt, pictures)
@@ -86,6 +103,7 @@ class VLLMEngine:
                 places.append((i, member))
         if not prompts:
             return []
+        self._wake()
         outputs = self._llm.generate(prompts, parameters, use_tqdm=_bar(progress))
         self.counts["requests"] += len(outputs)
         strings = self._stop_strings(sampling.stop)
@@ -97,6 +115,7 @@ class VLLMEngine:
     def sync(self) -> None:
         """Take over the policy's present weights, and forget all that the old ones computed."""
         self.policy.weights_changed()
+        self._wake()
         # All of them: vLLM lays out a module anew as a whole when it reloads.
         named = dict(policy_weights(self.policy))
         if different := sorted(named.keys() ^ self._names):
@@ -107,6 +126,8 @@ class VLLMEngine:
         self.reset_caches()
         self.counts["syncs"] += 1
         self.counts["synced_bytes"] += sum(v.numel() * v.element_size() for v in named.values())
+        if self.probe is not None:
+            self.probe.due = True
 
     def reset_caches(self) -> None:
         """Empty what vLLM keeps of images (worker and scheduler) and of prefixes."""
@@ -114,6 +135,22 @@ class VLLMEngine:
         self._llm.llm_engine.reset_encoder_cache()
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache: requests of an earlier call still run")
+
+    def report(self) -> tuple[dict[str, float], list[str]]:
+        """What the probe found since the last call; nothing to say in words."""
+        found, self._found = self._found, {}
+        return found, []
+
+    def rest(self) -> None:
+        """The sampling of a step is over: with `sleep` give GPU memory back until the next call."""
+        if self.config.sleep and not self._asleep:
+            _within(_SLEEP_LIMIT, "fall asleep", lambda: self._llm.sleep(level=1))  # its weights wait on the host
+            self._asleep = True
+
+    def _wake(self) -> None:
+        if self._asleep:
+            _within(_SLEEP_LIMIT, "wake up", self._llm.wake_up)
+            self._asleep = False
 
     def close(self) -> None:
         """End the engine and remove its folder."""
@@ -136,6 +173,8 @@ class VLLMEngine:
         prompt, new_tokens = request.prompt, request.new_tokens(sampling.max_new_tokens)
         if new_tokens < 1:
             raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
+        if request.reaction is not None:
+            raise ValueError("engine 'vllm' inserts nothing into responses; use rollout.engine=hf")
         if not len(prompt):
             raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
         longest = self._llm.llm_engine.model_config.max_model_len
@@ -149,19 +188,22 @@ class VLLMEngine:
 
     def _shown(self, prompt: Prompt, pictures: dict[int, list[Any]]) -> dict[str, Any]:
         """What vLLM reads: ids with one placeholder per medium, and the pictures (decoded once per prompt and call)."""
-        if not prompt.media:
+        if not prompt.media_keys:
             return {"prompt_token_ids": prompt.tokens.tolist()}
         assert prompt.unexpanded is not None
-        assert prompt.sample is not None
-        if any(m.kind != "image" for m in prompt.sample.media):
-            raise ValueError(f"sample {prompt.sample_id}: engine 'vllm' takes images only so far; use engine hf")
         if id(prompt) not in pictures:
-            pictures[id(prompt)] = [self.policy.encoder.load_image(m) for m in prompt.sample.media]
+            pictures[id(prompt)] = self.pictures(prompt)
         return {
             "prompt_token_ids": prompt.unexpanded.tolist(),
             "multi_modal_data": {"image": pictures[id(prompt)]},
             "multi_modal_uuids": {"image": list(prompt.media_keys)},
         }
+
+    def _load_pictures(self, prompt: Prompt) -> list[Any]:
+        assert prompt.sample is not None
+        if any(m.kind != "image" for m in prompt.sample.media):
+            raise ValueError(f"sample {prompt.sample_id}: engine 'vllm' takes images only so far; use engine hf")
+        return [self.policy.encoder.load_image(m) for m in prompt.sample.media]
 
     def _response(
         self, request: Request, member: int, output: Any, sampling: Sampling, strings: StopStrings | None
@@ -201,22 +243,25 @@ class VLLMEngine:
 
 def _start(policy: Policy, config: Settings, folder: Path) -> Any:
     """A vLLM engine in this process."""
-    on_cpu = policy.device.type == "cpu"
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if on_cpu:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gb))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gb))
     try:
         from vllm import LLM
+        from vllm.platforms import current_platform
     except ImportError as error:
         raise ValueError(
             f"engine 'vllm' needs vLLM ({error}): pip install 'mmcredit[vllm]', on a CPU scripts/setup_vllm.sh"
         ) from None
     dtype = config.dtype if config.dtype != "auto" else str(policy.body.embed.weight.dtype).removeprefix("torch.")
     state = torch.get_rng_state()  # vLLM seeds the global generators
-    options: dict[str, Any] = {} if on_cpu else {"gpu_memory_utilization": config.gpu_memory_utilization}
+    options: dict[str, Any] = {}
+    if not current_platform.is_cpu():
+        options = {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep}
+    elif config.sleep:
+        raise ValueError("rollout.engine.vllm.sleep gives GPU memory back, and this vLLM runs on the CPU; leave it out")
     try:
         return LLM(
             model=str(folder),
@@ -233,6 +278,25 @@ def _start(policy: Policy, config: Settings, folder: Path) -> Any:
         )
     finally:
         torch.set_rng_state(state)
+
+
+def _within(seconds: float, what: str, work: Callable[[], Any]) -> None:
+    """Do `work`, which can hang where the engine has died. Raises RuntimeError if it takes longer."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise RuntimeError(f"vLLM did not {what} within {seconds:g} s")
+    if errors:
+        raise errors[0]
 
 
 def _memory_folder() -> str | None:

@@ -21,3 +21,5 @@ class Settings(Component):
     cpu_cache_gb: int = Field(1, ge=1, description="on a CPU: memory for keys and values")
     enforce_eager: bool = Field(True, description="no CUDA graphs and no compilation: starts faster, runs slower")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs of one engine")
+    sleep: bool = Field(False, description="on a GPU: give memory back while the policy trains (not tried on one yet)")
+    probe: bool = Field(True, description="after each update compare log-probs of a few tokens with the trainer's")

@@ -1,0 +1,1 @@
+"""Ways of decoding, one file each."""

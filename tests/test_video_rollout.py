@@ -1,0 +1,273 @@
+"""The strategy `retrieval`: what every call is answered with, by responses that are spelt out in advance."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import video_plugin
+from policy_cases import make_policy
+from tiny import tiny_vl
+
+from mmcredit import config
+from mmcredit.components import build
+from mmcredit.data.media import MediaLimits
+from mmcredit.data.sample import Media, Sample
+from mmcredit.data.videos import VideoLoader
+from mmcredit.policy.passes import CLEAN, Pass
+from mmcredit.policy.policy import Policy
+from mmcredit.rewards.pool import RewardResult
+from mmcredit.rollout.engine import Sampling
+from mmcredit.rollout.volume import sampled as sampled_volume
+from mmcredit.seeds import derive
+from mmcredit.train.costs import Costs
+from mmcredit.train.sampling import SamplingStage
+from video.retrieval import STATUSES
+from video.rollout import label
+from video.tags import TagIds, add_tags
+
+OK = "a <span>2.00 - 4.00</span><fps>3</fps> b"
+
+
+def tagged(family: str = "qwen3_vl") -> Policy:
+    model, processor = tiny_vl(family)  # type: ignore[arg-type]
+    add_tags(processor.tokenizer, model)
+    policy = Policy(model, processor.tokenizer, processor)
+    policy.encoder.load_video = VideoLoader(video_plugin.Drawn(), MediaLimits())
+    return policy
+
+
+def asked(folder: Path, name: str, content: str = "20") -> Sample:
+    file = folder / f"{name}.mp4"
+    file.write_text(content)
+    parts = [{"type": "video"}, {"type": "text", "text": "what moves"}]
+    return Sample(name, ({"role": "user", "content": parts},), (Media("video", path=file, name=name),), answer="red")
+
+
+class Stage(SamplingStage):
+    """A real rollout stage around a policy, whose responses are spelt out: `texts` per prompt and member."""
+
+    def __init__(self, policy: Policy, texts: list[list[str]], tokens: int = 60) -> None:
+        self.policy, self.engine = policy, build("engine", "hf").open(policy)  # type: ignore[attr-defined]
+        self.sampling, self.seed, self.step = Sampling(max_new_tokens=tokens), 0, 0
+        self.costs, self.notes, self.reward_counts, self.events = Costs(), {}, {}, []
+        self.bar = SimpleNamespace(stage=lambda *a: None, advance=lambda n: None)  # type: ignore[assignment]
+        pool = SimpleNamespace(
+            score=lambda items: RewardResult([0.0] * len(items), {}, {}, {}, []), names=[], rewards=[]
+        )
+        self.parts = SimpleNamespace(pool=pool, verifying=SimpleNamespace(ask=lambda *a: None))  # type: ignore[assignment]
+        self._event = lambda message, *a: self.events.append(message)
+        self.scripts = [policy.tokenizer.encode(t, add_special_tokens=False) for own in texts for t in own]
+        self.told = [0] * len(self.scripts)
+        self.engine.hook = self.force  # type: ignore[attr-defined]
+
+    def force(self, step, logits, rows):
+        """Only the next token of each script is left; behind it the end."""
+        forced = torch.full_like(logits, -torch.inf)
+        for row, response in enumerate(rows.responses.tolist()):
+            script, place = self.scripts[response], self.told[response]
+            token = script[place] if place < len(script) else self.policy.eos_token_ids[0]
+            forced[row, token] = 0.0
+            self.told[response] += 1
+        return forced
+
+
+def sampled(policy: Policy, samples: list[Sample], texts: list[list[str]], tokens: int = 60, **fields):
+    """The batch of the strategy, and its stage."""
+    stage = Stage(policy, texts, tokens)
+    pairs = [(s, policy.encode(s)) for s in samples]
+    stage._asked = 0
+    from mmcredit.rollout.batch import Ask
+
+    asks = [
+        Ask(s, p, tuple(derive(0, i, m) for m in range(len(own))))
+        for i, ((s, p), own) in enumerate(zip(pairs, texts, strict=True))
+    ]
+    strategy = build("strategy", {"retrieval": {"max_inserted_tokens": 2000, **fields}})
+    batch = strategy(asks, None, stage)  # type: ignore[operator]
+    counts = {name.removeprefix("rollout/retrieval/"): n for name, n in stage.notes.items()}
+    return batch, stage, counts
+
+
+def statuses(batch) -> list[list[str]]:
+    """Per response the statuses that its tokens carry, in order."""
+    found = []
+    for row in batch.rollouts.signals["retrieval_call"].tolist():
+        runs = [v for i, v in enumerate(row) if v and (i == 0 or row[i - 1] != v)]
+        found.append([STATUSES[v - 1] for v in runs])
+    return found
+
+
+CASES = {
+    OK: ["ok"],
+    "none at all": [],
+    "a </fps> b": ["malformed"],
+    "a <span>4.00 - 2.00</span><fps>3</fps> b": ["malformed"],
+    "a <span>2.00 - 4.00</span><fps>0</fps> b": ["malformed"],
+    "a <span>2.00 - 4.00</span><fps>31</fps> b": ["malformed"],
+    "a <span>50.00 - 60.00</span><fps>3</fps> b": ["empty"],
+    "a <span>2.00 - 4.00</span><fps>30</fps> b": ["ok"],
+    f"{OK} {OK}": ["ok", "ignored"],
+    f"<answer>{OK}</answer>": ["malformed"],
+}
+
+
+def test_every_call_has_its_status_and_only_good_ones_get_frames(tmp_path: Path) -> None:
+    policy = tagged()
+    batch, stage, counts = sampled(policy, [asked(tmp_path, "v")], [list(CASES)])
+    assert statuses(batch) == list(CASES.values())
+    inserted = [len(own) for own in batch.rollouts.inserted]
+    assert inserted == [each.count("ok") for each in CASES.values()]
+    wanted = {"ok": 3, "none": 1, "malformed": 5, "empty": 1, "ignored": 1}
+    assert {name: counts[name] for name in wanted} == wanted
+    assert (counts["insertions"], counts["windows"]) == (3, 2), "equal calls share a window"
+    ids = TagIds.of(policy.tokenizer)
+    for row, text in enumerate(CASES):
+        said = batch.rollouts.tokens[row][batch.rollouts.mask[row]].tolist()
+        assert said == [*stage.scripts[row], policy.eos_token_ids[0]], text
+        for one in batch.rollouts.inserted[row]:
+            assert int(batch.rollouts.tokens[row, one.at - 1]) == ids.fps_end
+            assert bool((batch.rollouts.segments[row, one.at : one.end] == 0).all())
+            assert bool((batch.rollouts.segments[row, : one.at] == 1).all())
+            assert bool((batch.rollouts.segments[row, one.end :][batch.rollouts.mask[row, one.end :]] == 2).all())
+    # Of 2..4 s at 3 a second: frames 8..16 at 4 a second, six of them; the text has the times of their pairs.
+    assert "</fps><2.2 seconds><3.0 seconds><3.8 seconds> b" in batch.texts[0]
+    shown = batch.rollouts.inserted[0][0].piece.media["video_grid_thw"].tolist()
+    assert shown[0][0] == 3
+    policy._layout = "shared"
+    scored = policy.score(batch.prompts, batch.rollouts, [Pass(CLEAN, frozenset({"logprobs"}))], temperature=1.0)
+    assert bool(torch.isfinite(scored[CLEAN]["logprobs"]).all())
+
+
+def test_the_length_limit_cuts_calls(tmp_path: Path) -> None:
+    policy = tagged()
+    script = policy.tokenizer.encode(OK, add_special_tokens=False)
+    end = script.index(TagIds.of(policy.tokenizer).fps_end)
+    # At the limit itself the call is complete, but nothing could follow: no window is read.
+    for tokens, status in ((end, []), (end + 1, ["ok"])):
+        batch, _, counts = sampled(policy, [asked(tmp_path, "v")], [[OK]], tokens=tokens)
+        assert statuses(batch) == [status]
+        assert batch.rollouts.inserted is None
+        assert bool(batch.rollouts.truncated[0])
+        assert counts["windows"] == 0
+
+
+def test_budgets_lower_the_rate_or_insert_nothing(tmp_path: Path) -> None:
+    policy = tagged()
+    whole, _, _ = sampled(policy, [asked(tmp_path, "v")], [[OK]])
+    size = len(whole.rollouts.inserted[0][0].piece)
+    fewer, _, counts = sampled(policy, [asked(tmp_path, "v")], [[OK]], max_inserted_tokens=size - 1)
+    piece = fewer.rollouts.inserted[0][0].piece
+    assert len(piece) < size
+    assert int(piece.media["video_grid_thw"][0, 0]) == 2
+    assert counts["ok"] == 1
+    none, _, counts = sampled(policy, [asked(tmp_path, "v")], [[OK]], max_inserted_tokens=10)
+    assert none.rollouts.inserted is None
+    assert statuses(none) == [["out_of_budget"]]
+    assert counts["out_of_budget"] == 1
+    # Two windows share one budget; sampled tokens have their own.
+    two, _, _ = sampled(
+        policy, [asked(tmp_path, "v")], [[f"{OK} {OK}"]], max_inserted_tokens=size + 20, max_retrievals=2
+    )
+    assert [len(one.piece) <= size for one in two.rollouts.inserted[0]] == [True, True]
+    assert sum(len(one.piece) for one in two.rollouts.inserted[0]) <= size + 20
+
+
+def test_a_file_that_breaks_later_is_a_status_and_a_word(tmp_path: Path) -> None:
+    policy = tagged()
+    sample = asked(tmp_path, "v")
+    prompt = policy.encode(sample)
+    (tmp_path / "v.mp4").write_text("torn")
+    stage = Stage(policy, [[OK, "none"]])
+    from mmcredit.rollout.batch import Ask
+
+    batch = build("strategy", {"retrieval": {"max_inserted_tokens": 500}})([Ask(sample, prompt, (1, 2))], None, stage)  # type: ignore[operator]
+    assert statuses(batch) == [["decode_error"], []]
+    assert stage.notes["rollout/retrieval/decode_error"] == 1
+    assert any("retrieval: v: v is no video: 'torn'" in event for event in stage.events)
+    assert batch.texts[0].startswith("a <span>"), "the response goes on without frames"
+
+
+def test_qwen2_5_vl_gets_a_label(tmp_path: Path) -> None:
+    policy = tagged("qwen2_5_vl")
+    batch, _, _ = sampled(policy, [asked(tmp_path, "v")], [[OK, "none"]])
+    assert "</fps><2.0 - 4.0 seconds> b" in batch.texts[0]
+    piece = batch.rollouts.inserted[0][0].piece
+    assert float(piece.media["second_per_grid_ts"][0]) > 0
+    assert label(tagged().processor, {}) == ""
+
+
+def test_prompts_without_a_video_are_sampled_as_ever(tmp_path: Path) -> None:
+    policy = tagged()
+    plain = Sample("t", ({"role": "user", "content": "what is left"},))
+    batch, _, counts = sampled(policy, [plain, asked(tmp_path, "v")], [[OK], [OK]])
+    assert [len(own) for own in batch.rollouts.inserted] == [0, 1]
+    assert counts["ok"] == 2, "the text of a call is one, whether or not there is something to look at"
+
+
+def run_config(**changes):
+    base = {
+        "model": {"path": "x"},
+        "data": {"train": {"jsonl": {"path": "x.jsonl"}}},
+        "rewards": ["exact_answer"],
+        "rollout": {"strategies": ["retrieval"], **changes},
+    }
+    return config.parse(base)
+
+
+def test_what_it_cannot_serve_is_said_when_the_config_is_read() -> None:
+    volume = sampled_volume(run_config(strategies=[{"retrieval": {"max_inserted_tokens": 700}}]))
+    assert volume.row_tokens == 64 + 700
+    assert volume.most_tokens == 16 * 8 * 64, "inserted tokens are not sampled"
+    with pytest.raises(
+        ValueError, match="engine 'vllm' cannot take in the middle of a response; use rollout.engine hf"
+    ):
+        run_config(engine="vllm")
+    with pytest.raises(ValueError, match="min_new_tokens is 3"):
+        run_config(sampling={"min_new_tokens": 3})
+    with pytest.raises(ValueError, match="'spo_chain' samples on from ids alone"):
+        run_config(strategies=["spo_chain", "retrieval"])
+    with pytest.raises(ValueError, match="'replay' brings back stored responses"):
+        run_config(strategies=["replay", "retrieval"])
+    with pytest.raises(ValueError, match="must stand last"):
+        run_config(strategies=["retrieval", "dynamic_sampling"])
+    with pytest.raises(ValueError, match="min_frames 9 is above max_frames 4"):
+        run_config(strategies=[{"retrieval": {"min_frames": 9, "max_frames": 4}}])
+
+
+def test_a_tokenizer_without_tags_is_refused() -> None:
+    policy = make_policy("qwen3_vl")
+    strategy = build("strategy", "retrieval")
+
+    @contextmanager
+    def opened():
+        with strategy.reactions(policy) as found:  # type: ignore[attr-defined]
+            yield found
+
+    with pytest.raises(ValueError, match=r"<span> is \d+ tokens of this tokenizer"), opened():
+        pass
+
+
+def test_samples_with_an_own_range_keep_their_size(tmp_path: Path) -> None:
+    """Options of the prompt's video that say which frames are not those of a window; those of size are."""
+    policy = tagged()
+    seen: list[dict] = []
+    read = policy.encoder.load_video
+    assert read is not None
+
+    def keep(media: Media):
+        seen.append(dict(media.options))
+        return read(media)
+
+    policy.encoder.load_video = keep
+    sample = asked(tmp_path, "v")
+    (media,) = sample.media
+    sample = replace(sample, media=(replace(media, options={"video_end": 3.0, "fps": 1.0, "max_pixels": 50176}),))
+    sampled(policy, [sample], [[OK]], max_frames=16)
+    assert seen[-1] == {
+        "video_start": 2.0, "video_end": 4.0, "fps": 3.0, "min_frames": 4, "max_frames": 16, "max_pixels": 50176,
+    }  # fmt: skip
