@@ -5,6 +5,7 @@ from __future__ import annotations
 from video.benchmarks.choices import MLVU, LVBench, VideoMME
 from video.benchmarks.grounding import ActivityNetMR, CharadesSTA
 from video.benchmarks.nextgqa import NExTGQA
+from video.events import VideoEvents
 from video.reader import SampledVideo
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
 from video.rollout import FrameRetrieval
@@ -26,6 +27,7 @@ __all__ = [
     "RetrievalFormat",
     "RetrievalSegments",
     "SampledVideo",
+    "VideoEvents",
     "VideoMME",
     "WindowIoU",
 ]
