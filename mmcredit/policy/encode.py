@@ -346,7 +346,7 @@ class PromptEncoder:
     def _processed(self, name: str, text: str, options: dict[str, Any], videos: Sequence[Frames]) -> Encoded:
         """What the processor makes of a text with these images (in `options`) and videos."""
         if videos:
-            options = {**options, "videos": [frames for frames, _ in videos], "do_sample_frames": False}
+            options = {**options, "videos": [_own(frames) for frames, _ in videos], "do_sample_frames": False}
             # The processor appends to the list of indices in place.
             options["video_metadata"] = [
                 {k: list(v) if isinstance(v, list) else v for k, v in about.items()} for _, about in videos
@@ -381,6 +381,12 @@ class PromptEncoder:
             tokens[None], mm_token_type_ids=types[None], attention_mask=torch.ones_like(tokens[None]), **known
         )
         return positions[:, 0].to(torch.int64)
+
+
+def _own(frames: Any) -> Any:
+    """Frames that torch may hold: a copy of an array that others share (a reader's cache is read only)."""
+    flags = getattr(frames, "flags", None)
+    return frames if getattr(flags, "writeable", True) else frames.copy()
 
 
 def _short(text: str) -> str:
