@@ -34,7 +34,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing but what `mmcredit watch` serves
     "--proxy-server=127.0.0.1:9",
     "--remote-debugging-pipe",
 )
@@ -276,7 +276,9 @@ def check_samples(browser: Browser) -> dict[str, int]:
     for kind in kinds:
         browser.run(f"byId('filter').value = {json.dumps(kind)}; byId('filter').dispatchEvent(new Event('change'))")
         expect(
-            browser.run("document.querySelectorAll('.entry').length === visible.length")
+            browser.run(
+                "visible.length === everyGroup.filter(g => g.place === view.step && passes(g, view.filter)).length"
+            )
             and browser.run(f"visible.every(g => passes(g, {json.dumps(kind)}))"),
             f"filter {kind} shows other groups",
         )
@@ -285,9 +287,35 @@ def check_samples(browser: Browser) -> dict[str, int]:
         browser.run(f"byId('colour').value = '{i}'; byId('colour').dispatchEvent(new Event('change'))")
         expect(browser.run("document.querySelectorAll('#legend .ramp i').length") > 0, "the legend is empty")
     browser.run("byId('colour').value = '0'; byId('colour').dispatchEvent(new Event('change'))")
+    check_list(browser)
     if place:
         browser.run(f"view.step = {place[0]}; view.group = {place[1]}; refreshStep()")
     return counts
+
+
+def check_list(browser: Browser) -> None:
+    """All steps at once: search, sorting, and the list by keyboard."""
+    browser.run("byId('step').value = '-1'; byId('step').dispatchEvent(new Event('change'))")
+    expect(browser.run("visible.length === everyGroup.length"), "'all' steps does not list every group")
+    for order in ("credit", "length", "reward-low", "reward-high", "step"):
+        browser.run(f"byId('sort').value = {json.dumps(order)}; byId('sort').dispatchEvent(new Event('change'))")
+        sorted_ = "visible.every((g, i) => !i || !SORTS[view.sort] || SORTS[view.sort](visible[i - 1], g) <= 0)"
+        expect(browser.run(sorted_), f"sorting by {order} leaves another order")
+    search = "byId('search').value = {}; byId('search').dispatchEvent(new Event('input'))"
+    browser.run(search.format("'no response says this'"))
+    none = "visible.length === 0 && byId('groups').textContent.includes('No such group')"
+    expect(browser.run(none), "a search for what nobody says finds something")
+    browser.run(search.format("everyGroup[0].id.split(/\\s/)[0]"))
+    expect(browser.run("visible.includes(everyGroup[0])"), "search does not find a group by its id")
+    browser.run("byId('search').value = ''; byId('search').dispatchEvent(new Event('input')); byId('groups').focus()")
+    last = browser.run("visible.length - 1")
+    for key, wanted in (("End", last), ("Home", 0), ("ArrowDown", min(1, last)), ("ArrowUp", 0)):
+        browser.key(key)
+        expect(browser.run("view.group") == wanted, f"key {key} in the list goes elsewhere")
+        expect(browser.run("byId(byId('groups').getAttribute('aria-activedescendant')) !== null"), "no active entry")
+    nodes = browser.run("document.querySelectorAll('.entry').length")
+    expect(nodes <= 60, f"{nodes} entries stand in the document: the list is not virtual")
+    browser.run("document.activeElement.blur()")
 
 
 def main(argv: list[str] | None = None) -> int:

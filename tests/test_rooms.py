@@ -63,7 +63,8 @@ ROOMS: dict[str, str] = {
     "audit": f"{BELOW_TRAIN} replay train",
     "launch": "config",
     "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
-    "look": f"{BELOW_TRAIN} audit commands",
+    "heatmaps": f"{BELOW_CONFIG} config prepare report verifiers",
+    "look": f"{BELOW_TRAIN} audit commands heatmaps",
     "cli": f"{GROUND} commands deferred look usage",
     "integrations": f"{VALUES} compat credit policy signals views",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names

@@ -79,12 +79,12 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
             opened = engine
         stack.callback(engine.close)
         strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
-        engine = stack.enter_context(reacting(engine, strategies, policy))
+        answering = stack.enter_context(reacting(engine, strategies, policy))
         judging = _Judging(config, judge, stack)
         results = []
         try:
             for target, rows in zip(targets, files, strict=True):
-                _answer(policy, engine, config, target, cells, rows, judging.of(target), options.batch or BATCH, bar)
+                _answer(policy, answering, config, target, cells, rows, judging.of(target), options.batch or BATCH, bar)
                 results.append(collect(target, rows, cells, suite, config.evaluate.chosen_k))
                 output.print_results(results[-1], console)
         except KeyboardInterrupt:

@@ -13,13 +13,14 @@ from mmcredit.report.files import replace_file
 from mmcredit.report.gallery import PAGE_SIDE, pack_response
 from mmcredit.report.page import PAGE_BUDGET, fill
 from mmcredit.report.samples import encode_image
+from mmcredit.report.summary import right_part
 
 if TYPE_CHECKING:
     from mmcredit.data.media import MediaLimits
     from mmcredit.data.sample import Sample
     from mmcredit.replay.compare import Replay
 
-SCRIPTS = ("common.js", "tokens.js", "replay.js")
+SCRIPTS = ("common.js", "tokens.js", "response.js", "replay.js")
 
 MEANING = (
     ("non-zero", "share of the sampled tokens that have credit"),
@@ -49,7 +50,8 @@ def write_page(found: Replay, path: Path, groups_per_batch: int = 8, budget: int
     """Write the page. Groups with GRPO credit come first, at most `groups_per_batch` of each batch, up to `budget`
     bytes of samples and images in all; what is left out is said on the page."""
     groups, media, notes = _gallery(found, groups_per_batch, budget)
-    data = {"methods": found.labels, "groups": groups, "media": media, "samples": []}
+    part = right_part(found.batches[0].frozen.config)
+    data = {"methods": found.labels, "groups": groups, "media": media, "samples": [], "right_part": part}
     context = {
         "source": str(found.source.name or found.source),
         "rows": found.rows,

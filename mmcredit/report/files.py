@@ -17,6 +17,7 @@ EVENTS = "events.jsonl"
 COST = "cost.json"
 SAMPLES = "samples"
 MEDIA = "media"
+HEATMAPS = "heatmaps.json"
 REPORT = "report.html"
 
 

@@ -123,6 +123,7 @@ def _fit(group: list[dict[str, Any]], room: int, shelf: _Shelf) -> tuple[dict[st
         "question": first.get("question") or "",
         "answer": first.get("answer"),
         "size": len(group),
+        "prompt": first.get("prompt") or "",
         "members": [],
     }
     size = _size(item) + sum(shelf.cost(name) for name in first.get("media") or [])

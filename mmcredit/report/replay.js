@@ -4,7 +4,7 @@ const kinds = report.methods.map((label, i) => ({
   key: "advantage", label, read: i === 0 ? (m) => m.advantage : (m) => m.signals[label], centre: 0, ranges: new Map(),
 }));
 const view = { group: 0, scale: "own", shown: new Set(report.methods) };
-const everyResponse = report.groups.flatMap((group) => group.members);
+const everyResponse = everyMember();
 
 // The range of a method's colours: to its own 99th percentile, or to the largest one of all methods.
 function rangeFor(kind) {
@@ -25,45 +25,20 @@ function showScale() {
   }
 }
 
-function showCredits(node, member) {
-  const i = Number(node.dataset.i);
-  hideCard();
-  node.classList.add("current");
-  showCard(node, member, i);
-  byId("card").querySelectorAll("th")[1].textContent = report.methods[0]; // the card calls it "advantage"
-}
-
 function creditRow(member, kind) {
   colouring = kind;
   const range = rangeFor(kind);
-  const row = make("div", { class: "tokens", tabindex: 0, role: "group", "aria-label": `response ${member.member}, credit of ${kind.label}` }, ...tokenNodes(member, range));
-  if (!member.pieces.length) row.append(make("span", { class: "mark", text: "empty response" }));
-  for (const kindOfEvent of ["pointerover", "click"]) {
-    row.addEventListener(kindOfEvent, (event) => {
-      const node = event.target.closest(".token");
-      if (node) showCredits(node, member);
-    });
-  }
-  row.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideCard(); });
-  row.addEventListener("blur", hideCard);
-  walkTokens(row, (node) => showCredits(node, member));
+  // The card calls the reference's credit "advantage".
+  const row = tokenRow(member, range, `response ${member.member}, credit of ${kind.label}`, () => { byId("card").querySelectorAll("th")[1].textContent = report.methods[0]; });
   const scale = range.flat && view.scale === "own" ? "no credit" : `± ${formatNumber(range.spread)}`;
   const label = make("div", { class: "method" }, make("b", { text: kind.label }), make("small", { text: scale }));
   return make("div", { class: "credit", "data-method": kind.label }, label, row);
 }
 
 function responseNode(member) {
-  const head = make(
-    "header",
-    {},
-    make("span", { class: "reward" }, "reward ", make("b", { text: formatNumber(member.reward) })),
-    ...Object.entries(member.parts).map(([name, value]) => make("span", { class: "part", text: `${name} ${formatNumber(value)}` })),
-    make("span", { class: "part", text: `${member.pieces.length} tokens` }),
-    member.truncated ? make("span", { class: "badge cut", text: "✂ cut off" }) : null,
-    make("span", { class: "number", text: `#${member.member}` }),
-  );
+  const head = responseHead(member);
   const rows = kinds.filter((kind) => view.shown.has(kind.label)).map((kind) => creditRow(member, kind));
-  return make("article", { class: "response plain" }, head, ...rows);
+  return make("article", { class: isRight(member) ? "response yes" : "response no" }, head, ...rows);
 }
 
 function refreshGroup() {

@@ -82,6 +82,7 @@ class SampleRow:
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)  # signal -> value at each token
     truncated: bool = False
     verdicts: Sequence[VerdictRow] = ()  # one per verifier of the run
+    prompt: str = ""  # as the model read it: template, system turn, places of the media
     inserted: Sequence[InsertedRow] = ()
 
     def __post_init__(self) -> None:
@@ -132,6 +133,7 @@ def _schema() -> pyarrow.Schema:
             ("reward", pa.float32()),
             ("parts", pa.list_(pa.struct([("name", pa.string()), ("value", pa.float32())]))),
             ("truncated", pa.bool_()),
+            ("prompt", pa.string()),
             ("verdicts", pa.list_(pa.struct([*words, ("spans", spans)]))),
             ("inserted", inserted),
         ]
@@ -194,6 +196,7 @@ def _record(step: int, row: SampleRow) -> dict[str, Any]:
         "reward": float(row.reward),
         "parts": [{"name": k, "value": float(v)} for k, v in row.parts.items()],
         "truncated": bool(row.truncated),
+        "prompt": row.prompt,
         "verdicts": [_verdict(verdict) for verdict in row.verdicts],
         "inserted": [{"at": one.at, "count": one.count, "media": list(one.media)} for one in row.inserted],
     }

@@ -44,12 +44,12 @@ def method_names(run: Run) -> list[str]:
     return [entry_name(e) for e in entries] if isinstance(entries, list) else []
 
 
-def right_part(run: Run) -> str | None:
-    """The reward part that says right or wrong: `evaluate.reward`, or the first reward (by its label)."""
-    named = at(run.config, "evaluate.reward")
+def right_part(config: Mapping[str, Any]) -> str | None:
+    """The reward part that says right or wrong, by a run's config: `evaluate.reward`, or the first reward's label."""
+    named = at(config, "evaluate.reward")
     if isinstance(named, str):
         return named
-    rewards = at(run.config, "rewards")
+    rewards = at(config, "rewards")
     if not isinstance(rewards, list) or not rewards:
         return None
     name = entry_name(rewards[0])
@@ -77,6 +77,7 @@ def header(run: Run) -> list[tuple[str, str]]:
     times = [row["time"] for row in (*run.metrics, *run.evaluations) if isinstance(row.get("time"), int | float)]
     facts = [
         ("model", str(at(run.config, "model.path") or "unknown")),
+        ("weights", _trained(run)),
         ("credit", " + ".join(method_names(run)) or "unknown"),
         ("data", entry_name(at(run.config, "data.train") or "unknown")),
         ("steps", done),
@@ -91,6 +92,19 @@ def header(run: Run) -> list[tuple[str, str]]:
     if times:
         facts.append(("last write", datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M UTC")))
     return facts
+
+
+def _trained(run: Run) -> str:
+    """The type of the weights, and the adapter where there is one."""
+    model = at(run.config, "model")
+    model = model if isinstance(model, Mapping) else {}
+    lora = model.get("lora")
+    parts = [str(run.versions.get("dtype") or model.get("dtype") or "float32")]
+    if isinstance(lora, Mapping):
+        parts.append(f"LoRA, rank {lora.get('rank', lora.get('r', '?'))}")
+    else:
+        parts.append("no LoRA")
+    return ", ".join(parts)
 
 
 def unfinished(run: Run) -> str | None:

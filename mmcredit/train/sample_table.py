@@ -11,6 +11,7 @@ import torch
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import last_text
 from mmcredit.policy.vision import items
+from mmcredit.policy.wording import as_read
 from mmcredit.report.gallery import spread
 from mmcredit.report.pieces import token_pieces
 from mmcredit.report.samples import InsertedRow, MediaStore, SampleRow, VerdictRow
@@ -44,7 +45,7 @@ def sample_rows(
     """All responses of the first `num_groups` groups that have credit, filled up with others.
 
     `verdicts`: by verifier, one for each of the B responses. With `prompts` and `pixels`, which reads frames back,
-    videos are shown by some of their frames.
+    videos are shown by some of their frames; the prompt is kept as the model read it.
     """
     has_credit = (credit.advantages != 0).any(1)
     groups = list(dict.fromkeys(rollouts.group.tolist()))
@@ -54,6 +55,7 @@ def sample_rows(
     rows = []
     for group in chosen:
         sample = samples[group]
+        read = as_read(prompts[group], tokenizer) if prompts else ""
         names = [media.put(content_key(m), load_image(m, limits)) for m in sample.media if m.kind == "image"]
         if pixels is not None and prompts:
             names += _frames(prompts[group], media, pixels)
@@ -83,6 +85,7 @@ def sample_rows(
                     reward=float(rollouts.rewards[row]),
                     parts={name: float(value[row]) for name, value in rollouts.reward_parts.items()},
                     truncated=bool(rollouts.truncated[row]),
+                    prompt=read,
                     verdicts=[VerdictRow.of(name, given[row]) for name, given in verdicts.items()],
                     inserted=[
                         InsertedRow(

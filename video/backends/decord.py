@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from video.backends.pyav import PyAVDecoder, check_numbers
-from video.decode import Clock, Frames, VideoError, VideoIndex, missing, resized
+from video.clip import Clock, Frames, VideoError, VideoIndex, missing, resized
 
 # Containers in which decord finds the frame it is asked for. In MPEG-TS it gives others without a word.
 CONTAINERS = ("mp4", "matroska", "avi")
@@ -167,6 +167,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         answers.write(json.dumps(head).encode() + b"\n" + body)
         answers.flush()
 
+
+Backend = DecordDecoder
 
 if __name__ == "__main__":
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from video.decode import Clock, Frames, VideoError, VideoIndex, missing, resized, stamp
+from video.clip import Clock, Frames, VideoError, VideoIndex, missing, resized, stamp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -236,3 +236,6 @@ def _rate(times: NDArray[np.float64], average: float) -> float:
         if rate > 0 and abs(steps / rate - last) <= 2e-3:
             return rate
     return steps / last
+
+
+Backend = PyAVDecoder

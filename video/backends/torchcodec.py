@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from video.backends.pyav import PyAVDecoder, check_numbers
-from video.decode import Clock, Frames, VideoError, VideoIndex, missing, resized
+from video.clip import Clock, Frames, VideoError, VideoIndex, missing, resized
 
 
 def library() -> Any:
@@ -61,3 +61,6 @@ class TorchcodecDecoder:
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(path, f"cannot be decoded: {str(error).splitlines()[0]}", "damaged") from error
         return Frames(np.stack(pixels), index.times[list(indices)], tuple(int(i) for i in indices))
+
+
+Backend = TorchcodecDecoder
