@@ -15,7 +15,7 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import label, load_image, read_bytes
-from mmcredit.data.videos.base import VideoReader
+from mmcredit.data.videos.base import EMPTY, VideoReader
 from video.decode import VideoError, VideoIndex, WindowCache, open_decoder, resized
 from video.frames import NoFrames, VideoLimits, frame_size, sample, volume_size
 
@@ -64,7 +64,9 @@ class SampledVideo(VideoReader):
             reason = COUNTED.get(error.reason, "media damaged")
             raise UnusableSample(f"{label(media)} {error.why}", reason) from error
         except NoFrames as error:
-            raise UnusableSample(f"{label(media)}: {error}", "media too short") from error
+            asked = {"video_start", "video_end"} & set(media.options)
+            reason = EMPTY if asked else "media too short"
+            raise UnusableSample(f"{label(media)}: {error}", reason) from error
 
     def _clip(self, media: Media, limits: MediaLimits) -> Frames:
         options = dict(getattr(media, "options", {}))
