@@ -247,6 +247,11 @@ def _evaluate(actions: Any) -> None:
         help="decode by r2r, arbitrage or tokenselect: a name or {name: {field: value}}; held-out questions are "
         "answered by each model alone as well",
     )
+    evaluate.add_argument(
+        "--frugal",
+        metavar="0.9,0.7,0.5",
+        help="stress test: answer with these shares of each question's words, numbers protected",
+    )
     benchmarks = evaluate.add_argument_group("benchmarks, with or without a CONFIG")
     benchmarks.add_argument("--benchmark", metavar="A,B", help="names, or {name: {split: ..., ...}}")
     benchmarks.add_argument("--data-root", type=Path, metavar="DIR", help="folder that holds their files")
@@ -265,7 +270,7 @@ def _evaluate(actions: Any) -> None:
 
 
 def _diagnose(actions: Any) -> None:
-    """`mmcredit diagnose divergence | cross-sampling | drift`."""
+    """`mmcredit diagnose divergence | cross-sampling | drift | tokens`."""
     diagnose = actions.add_parser(
         "diagnose",
         help="what training changed, token by token",
@@ -276,6 +281,7 @@ def _diagnose(actions: Any) -> None:
         "divergence": "where the next-token distributions of two checkpoints differ, on the same responses",
         "cross-sampling": "accuracy when a few tokens per response are drawn by the other checkpoint",
         "drift": "whether sampled ids read back as themselves when their text is tokenised again",
+        "tokens": "token premiums of languages on parallel text; entropies of prompts and rollouts, and their drift",
     }
     for name, meaning in pages.items():
         kind = kinds.add_parser(name, help=meaning, description=meaning[0].upper() + meaning[1:] + ".")
@@ -285,6 +291,15 @@ def _diagnose(actions: Any) -> None:
         kind.add_argument("--temperature", type=float, metavar="T", help="of sampling (default the rollout's)")
         kind.add_argument("-o", "--output", type=Path, help="folder of the results (default run.dir/diagnose)")
         kind.set_defaults(run=commands.diagnose)
+        if name == "tokens":
+            kind.add_argument(
+                "--run", dest="run_dir", type=Path, metavar="RUN", help="compare the prompts with this run's samples"
+            )
+            kind.add_argument(
+                "--parallel", type=Path, metavar="FILE", help="JSON lines {language: sentence, ...} of parallel text"
+            )
+            kind.add_argument("--reference", default="en", metavar="LANGUAGE", help="of the premiums (default en)")
+            continue
         if name == "drift":
             kind.add_argument("--model", help="model folder or builtin:NAME (default the config's)")
             kind.add_argument(

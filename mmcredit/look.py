@@ -1,4 +1,4 @@
-"""The commands that look at runs: the report page, runs compared, credit audited. Heavy imports wait until needed."""
+"""The commands that look at runs: report, watch, compare, audit. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,17 @@ def add(actions: Any, config: Callable[..., None], plugins: Callable[[ArgumentPa
         help="for N responses, compute how every token's log-prob moves when a patch of the image is hidden",
     )
     report_.set_defaults(run=report)
+
+    watch_ = actions.add_parser(
+        "watch",
+        help="the report of a run that goes on, in the browser",
+        description="Serve the report page of RUN on 127.0.0.1 and keep it fresh while the run writes. Read-only: "
+        "nothing but the page can be asked for. Ends with Ctrl-C; the run does not notice.",
+    )
+    watch_.add_argument("run_dir", metavar="RUN", type=Path, help="run directory")
+    watch_.add_argument("--port", type=int, default=8790, metavar="N", help="port (default 8790; 0 = any free one)")
+    watch_.add_argument("--seconds", type=float, default=5.0, metavar="S", help="between two looks (default 5)")
+    watch_.set_defaults(run=watch)
 
     compare_ = actions.add_parser(
         "compare",
@@ -105,6 +116,20 @@ def report(options: Namespace) -> int:
     from mmcredit.report import render
 
     console.print(str(render(options.run_dir)), highlight=False, soft_wrap=True)
+    return 0
+
+
+def watch(options: Namespace) -> int:
+    """The report page of a run over loopback."""
+    from mmcredit.report.watch import serve
+
+    def ready(address: str) -> None:
+        console.print(f"{address}  (Ctrl-C ends it)", highlight=False)
+
+    try:
+        serve(options.run_dir, options.port, options.seconds, ready)
+    except KeyboardInterrupt:
+        console.print("ended", highlight=False)
     return 0
 
 

@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh easy-vqa lora datasets tasks dev
 bin="${MMCREDIT_VENV:-.venv}/bin"
-"$bin/ruff" check mmcredit prm scripts tests
-"$bin/ruff" format --check mmcredit prm scripts tests
+"$bin/ruff" check mmcredit prm video scripts tests
+"$bin/ruff" format --check mmcredit prm video scripts tests
 "$bin/mypy"
 # Test files are shared out to two processes of one thread each.
 export OMP_NUM_THREADS=1

@@ -30,11 +30,12 @@ SHORTER = [
     (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
     (r"^mmcredit evaluate .*--decoding", "--limit 2 --max-new-tokens 6"),
     (r"^mmcredit check", "--samples 8"),
+    (r"^mmcredit audit", "rollout.group=2"),
     (r"^mmcredit sft", "train.steps=2 evaluate.limit=4"),
     (r"^mmcredit dpo", "train.steps=2 data.from_run.held_out=0"),
     (r"^mmcredit prm-train", "data.questions=8 data.test_questions=4 sft.epochs=1 sft.batch=8"),
     (r"^mmcredit (refine|prm-evaluate)", "--limit 4"),
-    (r"^mmcredit diagnose (divergence|cross)", "--questions 4"),
+    (r"^mmcredit diagnose (divergence|cross|tokens)", "--questions 4"),
     (r"^mmcredit diagnose cross", "--budgets 1,all"),
 ]
 # Blocks with a comment `<!-- not run: reason -->`, and why nothing smaller can stand for them.
@@ -42,6 +43,7 @@ NOT_RUN = {
     "README.md": 1,  # scripts/test.sh, which runs this test
     "docs/integrations.md": 3,  # need TRL and verl; scripts/test_integrations.sh runs them
     "docs/models.md": 1,  # fetches a model
+    "docs/outputs.md": 1,  # serves until it is interrupted
     "docs/rollout.md": 2,  # fetches vLLM; serves until it is interrupted
     "docs/several-processes.md": 1,  # needs DeepSpeed
     "docs/verifiers.md": 1,  # needs vLLM

@@ -17,7 +17,8 @@ from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media
 from mmcredit.data.videos.base import EMPTY
-from video.decode import BACKENDS, Clock, VideoError, WindowCache, open_decoder
+from video.clip import Clock, VideoError
+from video.decode import BACKENDS, WindowCache, open_decoder
 from video.frames import labels, sample, window_indices
 
 av = pytest.importorskip("av")

@@ -16,7 +16,8 @@ from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import label, load_image, read_bytes
 from mmcredit.data.videos.base import EMPTY, VideoReader
-from video.decode import VideoError, VideoIndex, WindowCache, open_decoder, resized
+from video.clip import VideoError, VideoIndex, resized
+from video.decode import WindowCache, open_decoder
 from video.frames import NoFrames, VideoLimits, frame_size, sample, volume_size
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from mmcredit.audit import gradients, truth
+from mmcredit.audit import exact, gradients, truth
 from mmcredit.audit.bench import Bench
 from mmcredit.audit.collect import DENSE, collect, plain_config
 from mmcredit.audit.estimate import Plan
@@ -107,6 +107,8 @@ def audit(source: RunConfig | Path, folder: Path, options: Options, stage: Stage
         paths, regroup, name = find(source), 1, source.name
         _claim(folder, {"source": str(source.resolve()), **_settings(options, False)})
     else:
+        if options.plan is None:
+            exact.check(source.rollout.sampling)
         _claim(folder, {"config": source.model_dump(mode="json"), **_settings(options, True)})
         sizes = {"prompts": options.prompts, "batch": options.batch, "regroup": options.regroup}
         costs = collect(source, folder, **sizes, dense=options.dense, stage=stage)

@@ -20,8 +20,18 @@ if TYPE_CHECKING:
     from mmcredit.audit.bench import Bench
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
+    from mmcredit.rollout.engine import Sampling
 
 BATCH = 512
+
+
+def check(sampling: Sampling) -> None:
+    """Raises ValueError if the policy's distribution is narrowed, so that probabilities are not its own."""
+    if sampling.top_k or sampling.top_p < 1 or sampling.min_new_tokens or not sampling.temperature:
+        raise ValueError(
+            "an exact audit lists responses by their probability under the full softmax; set "
+            "rollout.sampling.top_k=0, top_p=1, min_new_tokens=0 and a temperature above 0"
+        )
 
 
 class Enumeration:
@@ -35,11 +45,7 @@ class Enumeration:
 
     def __init__(self, bench: Bench, floor: float = 2e-4, most: int = 200_000) -> None:
         sampling = bench.sampling
-        if sampling.top_k or sampling.top_p < 1 or sampling.min_new_tokens or not sampling.temperature:
-            raise ValueError(
-                "an exact audit lists responses by their probability under the full softmax; set "
-                "rollout.sampling.top_k=0, top_p=1, min_new_tokens=0 and a temperature above 0"
-            )
+        check(sampling)
         if not hasattr(bench.engine, "hook"):
             raise ValueError("an exact audit reads logits, which only the engine 'hf' shows; set rollout.engine=hf")
         self.bench, self.floor, self.most = bench, floor, most

@@ -55,6 +55,8 @@ class Agreement:
     within: Number  # over all tokens, each response's mean taken out on both sides
     within_corrected: float | None
     rank: Number  # Spearman, over all tokens
+    rank_within: Number  # of these ranks, each response's mean taken out on both sides
+    rank_significant: Number  # Spearman at tokens whose truth is significant
     significant: Number  # Pearson at tokens whose truth is significant
     sign: Number  # of these, where the credit is not 0: share with the sign of the truth
     nonzero: float  # share of tokens with credit
@@ -99,8 +101,9 @@ class Judge:
         truth = self.tokens.truth.value
         value, draws = self._correlation(credit, truth)
         within, within_draws = self._correlation(self._within(credit), self._centred)
-        rank = interval(*self._correlation(_ranks(credit), self._ranks))
-        chosen = self.mattered
+        ranks, chosen = _ranks(credit), self.mattered
+        rank = interval(*self._correlation(ranks, self._ranks))
+        rank_within = interval(*self._correlation(self._within(ranks), self._within(self._ranks)))
         significant = interval(*self._correlation(credit, truth, chosen))
         if reference:
             self.grpo, self._grpo_value = draws, value
@@ -113,6 +116,8 @@ class Judge:
             within=interval(within, within_draws),
             within_corrected=_corrected(within, self.within_reliability),
             rank=rank,
+            rank_within=rank_within,
+            rank_significant=interval(*self._correlation(self._ranks_at(credit), self._ranks_at(truth), chosen)),
             significant=significant,
             sign=self._signs(credit),
             nonzero=float((credit != 0).mean()) if len(credit) else 0.0,
@@ -128,6 +133,12 @@ class Judge:
         centred = values - mean[response]
         # The mean of equal floats can differ from them in the last bit.
         return np.where(np.abs(centred) <= 1e-9 * np.abs(mean[response]), 0.0, centred)
+
+    def _ranks_at(self, values: Floats) -> Floats:
+        """Ranks among the tokens that matter, 0 elsewhere."""
+        out = np.zeros(len(values))
+        out[self.mattered] = _ranks(values[self.mattered])
+        return out
 
     def _sum(self, values: Floats) -> Floats:
         return np.bincount(self.tokens.prompt, values, minlength=self.tokens.prompts).astype(np.float64)

@@ -311,6 +311,8 @@ HEADS = (
     ("corrected", "the same divided by the square root of the truth's reliability"),
     ("within", "Pearson with each response's mean taken out on both sides; – : equal within every response"),
     ("rank", "Spearman, over all tokens"),
+    ("rank within", "of these ranks, with each response's mean taken out on both sides"),
+    ("rank significant", "Spearman at tokens whose true advantage has an interval without 0"),
     ("significant", "Pearson at tokens whose true advantage has an interval without 0"),
     ("sign", "of those, where there is credit: share with the sign of the truth"),
     ("PR area", "of |credit| for finding the significant tokens; a credit without information has their share"),
@@ -343,6 +345,8 @@ def cells(row: Row) -> dict[str, str]:
         "corrected": plain(a.correlation_corrected, 3),
         "within": number(a.within),
         "rank": number(a.rank),
+        "rank within": number(a.rank_within),
+        "rank significant": number(a.rank_significant),
         "significant": number(a.significant),
         "sign": number(a.sign),
         "PR area": f"{number(a.precision)}",
@@ -381,13 +385,3 @@ def verdict_sentence(made: Board) -> str:
         f"Against uniform GRPO credit (95 % intervals, same prompts) — nearer to the truth: {listed('better')}; "
         f"GRPO is as good as: {listed('as good')}; GRPO is nearer than: {listed('worse')}."
     )
-
-
-def markdown(made: Board) -> str:
-    """The leaderboard as a table for benchmarks/audit.md."""
-    heads = ["method", *(name for name, _ in HEADS)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in made.rows:
-        shown = cells(row)
-        lines.append("| " + " | ".join(shown[h] for h in heads) + " |")
-    return "\n".join(lines) + "\n"

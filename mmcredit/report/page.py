@@ -37,8 +37,8 @@ def render(run_dir: str | Path, budget: int = PAGE_BUDGET) -> Path:
     return path
 
 
-def page(run: Run, budget: int = PAGE_BUDGET) -> str:
-    """The HTML text of the report."""
+def page(run: Run, budget: int = PAGE_BUDGET, watch: dict[str, Any] | None = None) -> str:
+    """The HTML text of the report. `watch`: {"state", "seconds"} of a page that is served and asks for changes."""
     gallery = build_gallery(run.path, run.sample_files, budget)
     heat = _heat(run)
     data = {
@@ -48,6 +48,7 @@ def page(run: Run, budget: int = PAGE_BUDGET) -> str:
         "media": gallery.media,
         "right_part": summary.right_part(run.config),
         "heat": heat,
+        **({} if watch is None else {"watch": watch}),
     }
     context = {
         "name": run_name(run),
@@ -67,7 +68,9 @@ def page(run: Run, budget: int = PAGE_BUDGET) -> str:
         "points": MAX_POINTS,
         "thinned": len(run.metrics) > MAX_POINTS,
     }
-    return fill("page.html", SCRIPTS, data, context)
+    if watch is None:
+        return fill("page.html", SCRIPTS, data, context)
+    return fill("page.html", (*SCRIPTS, "watch.js"), data, context, connect=True)
 
 
 def _heat(run: Run) -> dict[str, Any]:
@@ -88,8 +91,11 @@ def run_name(run: Run) -> str:
     return str(summary.at(run.config, "run.name") or run.path.resolve().name)
 
 
-def fill(template: str, scripts: Sequence[str], data: dict[str, Any], context: dict[str, Any]) -> str:
-    """A page from its template: style, scripts and data inside, every value of the context escaped."""
+def fill(
+    template: str, scripts: Sequence[str], data: dict[str, Any], context: dict[str, Any], connect: bool = False
+) -> str:
+    """A page from its template: style, scripts and data inside, every value of the context escaped. `connect`: it may
+    ask the server that it came from."""
     script = "\n".join(_read(name) for name in scripts)
     inside = {"style": Markup(_read("page.css")), "script": Markup(script), "data": Markup(embed(data))}
     environment = Environment(
@@ -98,7 +104,7 @@ def fill(template: str, scripts: Sequence[str], data: dict[str, Any], context: d
     environment.filters |= {"duration": summary.duration, "number": format_number, "percent": format_percent}
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
     template_text = _read(template)
-    return environment.from_string(template_text).render(context | inside | {"policy": content_policy(script)})
+    return environment.from_string(template_text).render(context | inside | {"policy": content_policy(script, connect)})
 
 
 def _visible(value: Any) -> Any:
@@ -114,12 +120,13 @@ def embed(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def content_policy(script: str) -> str:
-    """The page's Content-Security-Policy: its own script by hash, embedded images, and no connection to anywhere."""
+def content_policy(script: str, connect: bool = False) -> str:
+    """The page's Content-Security-Policy: its own script by hash, embedded images, and no connection to anywhere
+    (`connect`: but to its own server)."""
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
-    )
+    own = "; connect-src 'self'" if connect else ""
+    rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+    return f"default-src 'none'; script-src 'sha256-{digest}'; {rest}{own}"
 
 
 def curves(run: Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcredit.data.dropped import Dropped, UnusableSample, reason_of
+from mmcredit.data.sample import name_at
 from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.seeds import derive
 from mmcredit.supervised.held_out import Measured
@@ -83,7 +84,7 @@ class Examples:
             try:
                 found += self(samples[index])
             except ValueError as error:
-                dropped.add(reason_of(error), f"held-out {index}")
+                dropped.add(reason_of(error), name_at(samples, index))
         return found
 
 
@@ -164,7 +165,7 @@ def fit_batch(
     """
     if selection is not None and selection.reads_attention:
         # The query row of the last token is computed only if a token follows it.
-        follower = policy.eos_token_ids[0]
+        follower = policy.eos_token_ids[0]  # any id will do: nothing is read there
         batch = [replace(e, tokens=(*e.tokens, follower), taught=(*e.mask, False)) for e in batch]
     rollouts = as_rollouts(batch, policy.tokenizer.pad_token_id)
     prompts = [each.prompt for each in batch]

@@ -35,6 +35,8 @@ class Taught:
     def __post_init__(self) -> None:
         if not self.tokens:
             raise ValueError(f"sample {self.prompt.sample_id}: there is nothing to teach, the target has no tokens")
+        if self.taught is not None and not any(self.taught):
+            raise ValueError(f"sample {self.prompt.sample_id}: none of the target's tokens is taught")
         if self.taught is not None and len(self.taught) != len(self.tokens):
             raise ValueError(
                 f"sample {self.prompt.sample_id}: {len(self.tokens)} tokens, but `taught` says {len(self.taught)}"
@@ -47,7 +49,7 @@ class Taught:
 
 
 def target_ids(text: str, policy: Policy, name: str, *, end: bool = True) -> tuple[int, ...]:
-    """The ids of a target text, closed by the end-of-sequence token of the model.
+    """The ids of a target text, closed by the token that ends a turn.
 
     The text is tokenised by itself: prompt ids are those that sampling starts from, whatever follows. Raises
     `UnusableSample` for a blank text, and for one that spells a token which only templates may write.
@@ -61,7 +63,23 @@ def target_ids(text: str, policy: Policy, name: str, *, end: bool = True) -> tup
                 "reserved token in the target",
             )
     ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return (*ids, policy.eos_token_ids[0]) if end else tuple(ids)
+    return (*ids, end_of_turn(policy)) if end else tuple(ids)
+
+
+def end_of_turn(policy: Policy) -> int:
+    """The end token of what is taught: that of the chat template's assistant turns, else the tokenizer's own.
+
+    Raises ValueError for a model that knows no end."""
+    ends = policy.eos_token_ids
+    if not ends:
+        raise ValueError(f"{policy.config.path} has no end-of-sequence token, so that nothing taught could end")
+    if len(ends) == 1:
+        return ends[0]
+    known = policy.encoder.render.turn_end(ends)
+    if known is not None:
+        return known
+    own = policy.tokenizer.eos_token_id
+    return int(own) if own in ends else ends[0]
 
 
 def teach(

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from video.backends.pyav import PyAVDecoder, check_numbers
-from video.decode import Clock, Frames, VideoError, VideoIndex, missing, resized
+from video.clip import Clock, Frames, VideoError, VideoIndex, missing, resized
 
 # Containers in which decord finds the frame it is asked for. In MPEG-TS it gives others without a word.
 CONTAINERS = ("mp4", "matroska", "avi")

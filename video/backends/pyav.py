@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from video.decode import Clock, Frames, VideoError, VideoIndex, missing, resized, stamp
+from video.clip import Clock, Frames, VideoError, VideoIndex, missing, resized, stamp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

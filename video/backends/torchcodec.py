@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from video.backends.pyav import PyAVDecoder, check_numbers
-from video.decode import Clock, Frames, VideoError, VideoIndex, missing, resized
+from video.clip import Clock, Frames, VideoError, VideoIndex, missing, resized
 
 
 def library() -> Any:
