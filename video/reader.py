@@ -48,7 +48,7 @@ class SampledVideo(VideoReader):
 
     backend: Literal["pyav", "decord", "torchcodec"] = Field("pyav", description="what decodes")
     limits: VideoLimits = Field(default_factory=VideoLimits, description="frames and pixels of a clip")
-    patch_size: Literal[14, 16] = Field(16, description="patch of the model: 16 Qwen3-VL, 14 Qwen2.5-VL")
+    patch_size: int = Field(16, ge=2, le=64, description="patch of the model: 16 Qwen3-VL, 14 Qwen2.5-VL")
     deadline: float = Field(60.0, gt=0, description="seconds for one clip")
     cache_mb: int = Field(512, ge=0, description="decoded clips that are kept, MiB")
 
