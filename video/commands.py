@@ -9,11 +9,31 @@ from typing import Any
 from mmcredit.usage import end_with
 
 # Commands of docs/video.md, which tests/test_docs_commands.py runs.
-EXAMPLES = {"video-rows": 'mmcredit video-rows data/events --events "{split: train, size: 40, image_size: 32}"'}
+EXAMPLES = {
+    "video-tags": "mmcredit video-tags builtin:tiny-qwen3-vl -o models/tiny-qwen3-vl-tags",
+    "video-rows": 'mmcredit video-rows data/events --events "{split: train, size: 40, image_size: 32}"',
+}
 
 
 def add(actions: Any) -> None:
-    """Add `video-rows` to argparse's subparsers."""
+    """Add `video-tags` and `video-rows` to argparse's subparsers."""
+    tags = actions.add_parser(
+        "video-tags",
+        help="add the tags of retrieval calls to a model",
+        description="Write a copy of a model whose tokenizer has the four tags of retrieval calls as single tokens, "
+        "with their rows of the embeddings and of the output matrix initialised.",
+    )
+    tags.add_argument("model", metavar="PATH", help="model folder or builtin:NAME")
+    tags.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the copy goes")
+    tags.add_argument(
+        "--init",
+        choices=("subtokens", "mean"),
+        default="subtokens",
+        help="rows from the pieces of the tag's text (default), or the mean of all rows with noise",
+    )
+    tags.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise")
+    tags.set_defaults(run=run_tags)
+
     rows = actions.add_parser(
         "video-rows",
         help="training rows with retrieval calls, for mmcredit sft",
@@ -30,6 +50,21 @@ def add(actions: Any) -> None:
     rows.set_defaults(run=run_rows)
     for words, command in EXAMPLES.items():
         end_with(actions.choices[words], command)
+
+
+def run_tags(options: Namespace) -> int:
+    """Run `mmcredit video-tags`."""
+    from mmcredit.policy.config import ModelConfig
+    from mmcredit.policy.policy import Policy
+    from video.tags import add_tags
+
+    policy = Policy.load(ModelConfig(path=options.model))
+    ids = add_tags(policy.tokenizer, policy.model, options.init, options.seed)
+    if policy.processor is not None:
+        policy.processor.tokenizer = policy.tokenizer
+    policy.save(options.output)
+    print(f"{options.output}: <span> {ids.span}, </span> {ids.span_end}, <fps> {ids.fps}, </fps> {ids.fps_end}")
+    return 0
 
 
 def run_rows(options: Namespace) -> int:

@@ -74,7 +74,7 @@ class Examples:
         """The examples of a sample: one, or one per assistant turn. Raises ValueError as `teach`."""
         data = self.data
         found = turns(sample, target_of(sample, data.target), data.every_turn)
-        limits = {"max_prompt_tokens": data.max_prompt_tokens, "max_tokens": data.max_tokens}
+        limits: dict[str, Any] = {"max_prompt_tokens": data.max_prompt_tokens, "max_tokens": data.max_tokens}
         if self.insert is None:
             return [teach(s, t, self.policy, **limits) for s, t in found]
         # Opened anew for each sample: what a strategy remembers of windows is for one batch of responses.
