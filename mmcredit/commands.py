@@ -155,8 +155,10 @@ def evaluate(options: Namespace) -> int:
         return command.run(run, options, console, _bar)
     chosen.take(run, options)
     _quiet_libraries()
-    if options.decoding is not None:
-        return _decoded(run, options)
+    if options.decoding is not None or options.frugal is not None:
+        from mmcredit.evaluate import comparing
+
+        return comparing.run(run, options, console, _bar)
     from mmcredit.evaluate.held_out import evaluate_model
 
     with _bar("answers to held-out questions") as advance:
@@ -176,34 +178,6 @@ def evaluate(options: Namespace) -> int:
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        console.print(f"answers: {options.output}", highlight=False)
-    return 0
-
-
-def _decoded(run: RunConfig, options: Namespace) -> int:
-    """Held-out accuracy under a way of decoding, and of what it is compared with."""
-    from mmcredit.evaluate.decoded import compare, entry_of
-
-    found = compare(run, entry_of(options.decoding), _bar)
-    table = Table("decoding", "accuracy", "95 % interval", "gain (paired)", "tokens", "seconds")
-    for one in found:
-        own, report = one.found.accuracy, one.report
-        gain = ""
-        if one.gain is not None:
-            gain = f"{100 * one.gain.value:+.1f} [{100 * one.gain.low:+.1f}, {100 * one.gain.high:+.1f}]"
-        bounds = f"{100 * own.low:.1f} .. {100 * own.high:.1f}"
-        row = (f"{100 * own.value:.1f} %", bounds, gain, f"{report['tokens']:.0f}", f"{report['seconds']:.1f}")
-        table.add_row(one.name, *row)
-    console.print(table)
-    more = {n: v for n, v in found[-1].report.items() if n not in ("responses", "tokens", "seconds")}
-    console.print(
-        f"{found[-1].name}: " + ", ".join(f"{name} {value:.4g}" for name, value in more.items()), highlight=False
-    )
-    _print_left_out(found[-1].found)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        lines = [{"decoding": one.name, **row} for one in found for row in one.rows]
-        options.output.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         console.print(f"answers: {options.output}", highlight=False)
     return 0
 

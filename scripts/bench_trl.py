@@ -44,7 +44,7 @@ def title(name: str, row: dict[str, Any]) -> str:
     if row["family"] == "smollm2":
         return f"SmolLM2-135M, LoRA, sums, {row['prompts']} x {row['group']}"
     if row["family"] == "text":
-        return f"Qwen2 text, prompt {row['prompt']}, G = {row['group']}"
+        return f"Qwen2 text, prompt {row['prompt']:,}, G = {row['group']}"
     family = "Qwen3-VL" if row["family"] == "qwen3_vl" else "Qwen2.5-VL"
     return f"{family}, image : response {row['ratio']} : 1, G = {row['group']}"
 

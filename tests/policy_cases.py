@@ -108,5 +108,9 @@ def tower_calls(policy: Policy):
     """A list that grows by the patches of each tower call."""
     calls: list[int] = []
     assert policy.tower is not None
-    policy.tower.register_forward_pre_hook(lambda module, args, kwargs: calls.append(len(args[0])), with_kwargs=True)
+
+    def note(module, args, kwargs):
+        calls.append(len(args[0] if args else kwargs["pixel_values"]))
+
+    policy.tower.register_forward_pre_hook(note, with_kwargs=True)
     return calls

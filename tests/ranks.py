@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -28,6 +29,8 @@ def _main(plan: Path) -> None:
     from mmcredit.train.loop import Trainer
 
     for scenario in json.loads(plan.read_text()):
+        if "plugin" in scenario:  # a module of tests
+            importlib.import_module(scenario["plugin"])
         trainer = Trainer(config.parse(scenario["config"]), resume=scenario.get("resume", False))
         trainer.run()
 

@@ -129,14 +129,25 @@ def stage_seeds(trainer, step, place):
 
 
 def test_more_rounds_are_sampled_from_present_weights(tmp_path):
-    spoiled = {"dynamic_sampling": {"max_rounds": 2, "batch": 6}}
-    values = ahead(tmp_path, None, run__steps=3, rollout__strategies=[spoiled, "overlong_filter"])
+    rounds = {"dynamic_sampling": {"max_rounds": 2, "batch": 6}}
+    values = ahead(tmp_path, None, run__steps=3, rollout__strategies=[rounds, "overlong_filter"])
     with serve(values["model"]["path"]) as service:
         values["rollout"]["engine"] = urls(service)
-        Trainer(config.parse(values)).run()
+        trainer = Trainer(config.parse(values))
+        ages, responses = [], trainer.stage._responses
+
+        def note(requests, sampling):
+            found = responses(requests, sampling)
+            ages.append((trainer.step, found[1]))
+            return found
+
+        trainer.stage._responses = note
+        trainer.run()
+    first = {}
+    for step, age in ages:
+        first.setdefault(step, age)
+    assert first == {0: [0] * 24, 1: [1] * 16 + [0] * 8, 2: [1] * 16 + [0] * 8}  # two prompts more than were in flight
     rows = metrics(tmp_path / "run")
-    assert rows[0]["rollout/staleness_mean"] == 0
-    assert all(0 < row["rollout/staleness_mean"] < 1 for row in rows[1:]) or rows[1]["rollout/staleness_mean"] == 1
     assert all("engine/synced_mb" in row and "engine/probe_difference" in row for row in rows)
 
 
@@ -151,10 +162,10 @@ def test_an_evaluation_and_a_checkpoint_wait_for_what_is_in_flight(tmp_path):
     with serve(without["model"]["path"]) as service:
         without["rollout"]["engine"] = urls(service)
         Trainer(config.parse(without)).run()
-    trained = ("reward/mean", "policy/grad_norm", "mismatch/kl")
-    assert [[r[k] for k in trained] for r in metrics(tmp_path / "run")] == [
-        [r[k] for k in trained] for r in metrics(tmp_path / "again" / "run")
-    ]
+    # Up to the last bits: features of images that the evaluation has encoded are not encoded again.
+    for one, other in zip(metrics(tmp_path / "run"), metrics(tmp_path / "again" / "run"), strict=True):
+        for name in ("reward/mean", "policy/grad_norm", "mismatch/kl", "response/tokens"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize(

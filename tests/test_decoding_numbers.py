@@ -10,11 +10,13 @@ from mmcredit.components import build
 from mmcredit.decoding import advantage
 from mmcredit.decoding.kv_select import Selector, reuses, select, soft_vote
 from mmcredit.decoding.routers import (
+    Router,
     RouterHead,
     StepSignals,
     aleatoric_router,
     costs,
     entropy,
+    entropy_router,
     find_best_threshold,
     label,
     logu,
@@ -49,6 +51,8 @@ def test_r2r_thresholds_weights_and_uncertainties():
     cost = costs(26, 200, 1.5, 32)
     assert cost["average_parameters"] == pytest.approx(5.465)
     assert cost["additive_parameters"] == pytest.approx(5.66)
+    pair = StepSignals(torch.tensor([[2.0, 1, 0], [9, 0, 0]]), torch.zeros(2, 4), torch.tensor([0, 0]))
+    assert Router(entropy_router, 0.45).route(pair).tolist() == [True, False]
     assert [label(True), label(False, 0), label(False, 1), label(False, -1)] == [0, 0, 1, None]
 
 

@@ -157,7 +157,8 @@ def test_architecture_that_ignores_the_layout_falls_back_with_a_reason() -> None
     torch.testing.assert_close(found[CLEAN]["logprobs"], expected[CLEAN]["logprobs"], atol=1e-6, rtol=0)
 
 
-def test_sliding_windows_are_refused_and_fall_back() -> None:
+def windowed(window: int) -> Policy:
+    """Qwen2 with one full and one sliding layer, or (window 0) none that slides."""
     from tiny import tiny_tokenizer
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -165,14 +166,28 @@ def test_sliding_windows_are_refused_and_fall_back() -> None:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, use_sliding_window=True, sliding_window=4, max_window_layers=1,
+        num_key_value_heads=1, use_sliding_window=window > 0, sliding_window=window, max_window_layers=1,
+        initializer_range=0.3,
     )  # fmt: skip
-    policy = Policy(Qwen2ForCausalLM(config), tokenizer)
+    return Policy(Qwen2ForCausalLM(config), tokenizer)
+
+
+def test_sliding_windows_are_exact_in_the_shared_layout() -> None:
+    policy = windowed(4)
     prompts = [policy.encode(s) for s in samples("qwen2")]
     rollouts = rollouts_for(policy, len(prompts), RAGGED[:3])
-    with pytest.warns(UserWarning, match="NotImplementedError.*sliding_window"):
-        policy.score(prompts, rollouts, [Pass(CLEAN, ALL)], temperature=1.0)
-    assert policy.layout(prompts, rollouts) == "padded"
+    passes = [Pass(CLEAN, ALL | {"attention_entropy:1"})]
+    assert policy.layout(prompts, rollouts) == "shared"
+    shared, padded = both(policy, lambda: policy.score(prompts, rollouts, passes, temperature=1.0)[CLEAN])
+    for name, values in shared.items():
+        torch.testing.assert_close(values, padded[name], atol=1e-5, rtol=1e-5)
+    a, b = both(policy, lambda: gradients(policy, prompts, rollouts, [Pass(CLEAN, frozenset({"logprobs"}))]))
+    assert_close(a, b, 1e-5)
+    # The window matters, and one that hides nothing is no window.
+    passes = [Pass(CLEAN, frozenset({"logprobs"}))]
+    values = [windowed(w).score(prompts, rollouts, passes, temperature=1.0)[CLEAN]["logprobs"] for w in (0, 4, 4000)]
+    assert float((values[0] - values[1]).abs().max()) > 1e-2
+    torch.testing.assert_close(values[0], values[2], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -276,10 +291,11 @@ def test_the_flash_route_is_the_masked_one() -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(3, 5, 4, 32, generator=generator)
     k, v = torch.randn(2, 3, 7 + 5, 2, 32, generator=generator)
-    batch_ = ResponseBatch(Rectangle(0, 15, 3, 5, None, None, None), None, (7, 7, 7), 7, q.device)
+    places = torch.arange(7).expand(3, -1), torch.arange(7, 12).expand(3, -1)
+    batch_ = ResponseBatch(Rectangle(0, 15, 3, 5, None, None, None), None, (7, 7, 7), 7, q.device, places)
     assert batch_.plain
     options = {"scale": 0.2, "dropout_p": 0.0}
-    masked = attention._attend_responses(q, k, v, batch_, options)
+    masked = attention._attend_responses(q, k, v, batch_, None, options)
     torch.testing.assert_close(attention._lower_right(q, k, v, options), masked, atol=1e-6, rtol=0)
 
 

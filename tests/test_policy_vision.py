@@ -186,5 +186,7 @@ def test_media_without_grids_are_refused_with_the_reason() -> None:
     policy, prompts, rollouts, _ = shared_images()
     media = {"pixel_values": prompts[0].media["pixel_values"]}
     odd = [replace(p, media=media) for p in prompts]
-    with pytest.raises(ValueError, match=r"sample a: 1 media, but the processor describes 0 by grids .* pixel_values"):
+    with pytest.raises(
+        ValueError, match=r"sample a: 1 media, but the processor describes 0 by patches or tiles .*pixel_values"
+    ):
         policy.score(odd, rollouts, CLEAN_ONLY, temperature=1.0)

@@ -195,6 +195,8 @@ def test_reward_models_imply_token_rewards_and_share_the_vocabulary(tmp_path):
         scoring.logprobs_of("other")
     with pytest.raises(ValueError, match="chosen_spans"):
         scoring.signal("hallucinated")
+    with pytest.raises(ValueError, match="no number of a pass"):
+        scoring.signal("unit_id")
 
 
 def test_images_stay_in_pairs_and_in_rewritten_prompts():

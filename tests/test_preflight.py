@@ -9,10 +9,8 @@ import pytest
 import torch
 from runs import parse
 from tiny import save, tiny_image, tiny_text
-from tiny_internvl import tiny_internvl
 
 from mmcredit.policy.policy import Policy
-from mmcredit.policy.vision import UnsupportedModel
 from mmcredit.policy.wording import as_read
 from mmcredit.train.loop import Trainer
 from mmcredit.train.preflight import fit
@@ -257,22 +255,6 @@ def test_a_reward_that_raises_on_the_right_answer_is_an_error(tmp_path, text_fol
 
 
 # --- model and data belong together -----------------------------------------------------------------------------------
-
-
-def test_check_and_train_refuse_internvl_with_the_same_sentence(tmp_path):
-    model, processor = tiny_internvl()
-    folder = save(model, processor, tmp_path / "internvl")
-    run = parse(tmp_path, model__path=str(folder))
-    policy = Policy.load(run.model, media_limits=run.data.media)
-    with pytest.warns(UserWarning, match="in its own way"):
-        found = look(run, policy, 10)
-    assert not found.ok
-    assert "Qwen2.5-VL and Qwen3-VL (model.path)" in found.errors[0]
-    assert "pixel_values" in found.errors[0]
-    assert found.memory is None
-    with pytest.raises(UnsupportedModel) as refused, pytest.warns(UserWarning, match="in its own way"):
-        Trainer(run).run()
-    assert str(refused.value).partition(": ")[2] == found.errors[0].partition(": ")[2]
 
 
 def events(run):

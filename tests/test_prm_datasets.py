@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -277,7 +278,7 @@ def test_the_commands(tmp_path, capsys):
         assert cli.main(["prm-evaluate", "--prm", "scene_oracle", "--data", bad, "-o", str(tmp_path / "o")]) == 2
 
 
-def test_a_server_is_not_opened_to_others_without_a_key(monkeypatch, tmp_path):
+def test_a_server_is_not_opened_to_others_without_a_key(monkeypatch):
     from argparse import Namespace
 
     options = Namespace(
@@ -291,11 +292,11 @@ def test_a_server_is_not_opened_to_others_without_a_key(monkeypatch, tmp_path):
     )
     with pytest.raises(ValueError, match="api-key-env"):
         command(options)
-    program = tmp_path / "vllm"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
     options.host = "127.0.0.1"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs vLLM"):
+        command(options)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     words = command(options)
-    assert words[0].endswith("vllm")
+    assert words[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     assert words[-2:] == ["--dtype", "float32"]

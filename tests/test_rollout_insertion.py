@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import pytest
 import torch
-from policy_cases import gradients
+from policy_cases import gradients, make_policy
 from video_cases import FAMILIES, question, video_policy, window
 
 from mmcredit.components import build
@@ -281,3 +281,72 @@ def test_a_frozen_tower_is_trained_beside_after_sampling() -> None:
     assert any(rollouts.inserted)
     found = gradients(policy, prompts, rollouts, CLEAN_ONLY)
     assert any(float(g.abs().max()) > 0 for g in found.values())
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_text_models_take_words(family: str) -> None:
+    """What a tool says, in the middle of a turn."""
+    policy = make_policy(family)
+    prompts = [policy.encode(Sample(n, ({"role": "user", "content": n * 3},))) for n in ("what is left", "how many")]
+    pieces = [policy.encoder.piece("w", f" = {n} red squares\n") for n in (3, 12345)]
+    assert pieces[0].positions.ndim == 1
+
+    def choose(said: Said) -> Reply:
+        return Reply() if len(said.inserted) == 2 else Reply(pieces[said.tokens[-1] % 2])
+
+    _, requests, responses = run(policy, prompts, choose)
+    rollouts = rollouts_of(policy, prompts, requests, responses)
+    assert max(len(own) for own in rollouts.inserted) == 2
+    for layout in ("shared", "padded"):
+        policy._layout = layout
+        scored = policy.score(prompts, rollouts, CLEAN_ONLY, temperature=1.0)[CLEAN]["logprobs"]
+        torch.testing.assert_close(scored, rollouts.sampler_logprobs, atol=1e-5, rtol=0)
+
+
+def test_half_precision_and_prefixes() -> None:
+    """bfloat16 weights; and responses that go on from ids of before."""
+    policy, prompts, choose = case("qwen3_vl")
+    prefix = (70, 71, 72)
+    requests = [Request(prompts[0], range(6), prefix, reaction=Scripted(choose))]
+    responses = engine(policy).generate(requests, Sampling(max_new_tokens=10))
+    rollouts = rollouts_of(policy, prompts[:1], requests, responses)
+    assert any(rollouts.inserted)
+    policy._layout = "shared"
+    scored = policy.score(prompts[:1], rollouts, CLEAN_ONLY, temperature=1.0)[CLEAN]["logprobs"]
+    close = (scored - rollouts.sampler_logprobs)[rollouts.mask].abs().max()
+    assert float(close) < 1e-5
+
+    policy.model.to(torch.bfloat16)
+    responses = engine(policy).generate(
+        [Request(prompts[0], range(6), reaction=Scripted(choose))], Sampling(max_new_tokens=10)
+    )
+    rollouts = rollouts_of(policy, prompts[:1], [Request(prompts[0], range(6))], responses)
+    assert any(rollouts.inserted)
+    scored = policy.score(prompts[:1], rollouts, CLEAN_ONLY, temperature=1.0)[CLEAN]["logprobs"]
+    assert float((scored - rollouts.sampler_logprobs)[rollouts.mask].abs().max()) < 0.1
+
+
+def test_a_long_response_does_not_hold_up_the_others() -> None:
+    policy, prompts, _ = case("qwen3_vl")
+    piece = window(policy, 1)
+    told: dict[int, int] = {}
+
+    def force(step, logits, rows):
+        """Response 0 never says a token of `STOPS`, the others say one as their third."""
+        forced = torch.full_like(logits, -torch.inf)
+        for row, response in enumerate(rows.responses.tolist()):
+            told[response] = told.get(response, 0) + 1
+            forced[row, 70 if response and told[response] == 3 else 200] = 0
+        return forced
+
+    opened = engine(policy)
+    opened.hook = force
+    steps: list[int] = []
+    policy.body.head.register_forward_pre_hook(lambda module, args: steps.append(len(args[0])))
+    reaction = Scripted(lambda said: Reply(piece))
+    responses = opened.generate([Request(prompts[0], range(8), reaction=reaction)], Sampling(max_new_tokens=40))
+    assert [len(r.inserted) for r in responses] == [0, *[1] * 7]
+    assert all(r.sampled == 40 for r in responses)
+    assert len(steps) == 40, "all go on side by side behind the third token"
+    for response in responses[1:]:
+        assert response.inserted[0].at == 3

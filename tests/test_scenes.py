@@ -531,6 +531,19 @@ def test_ideal_responses_consist_of_true_claims(difficulty: str) -> None:
     assert {"exists", "count", "place", "color", "shape", "label", "relation", "value"} <= set(kinds)
 
 
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+def test_descriptions_name_everything_and_end_with_the_question_s_claims(difficulty: str) -> None:
+    for question in questions(difficulty, 200):
+        text = question.response(describe=True).removeprefix("<think>").partition("</think>")[0]
+        found = claims(text)
+        assert unread(text) == []
+        assert all(check(claim, question.scene) == "true" for claim in found), text
+        scene = question.scene
+        assert len({claim.text.lower() for claim in found}) >= len({(b.color, b.value) for b in scene.bars})
+        assert sum(claim.kind == "exists" for claim in found) >= len({(t.color, t.shape) for t in scene.things})
+        assert all(claim.lower() in text.lower() for claim in question.claims)
+
+
 def test_perturbed_claims_are_false() -> None:
     """A word of a true claim is exchanged so that, by the graph's plain facts, it becomes wrong."""
     judged: Counter[str] = Counter()

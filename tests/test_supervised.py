@@ -16,7 +16,7 @@ from mmcredit.supervised.config import SFTConfig, load
 from mmcredit.supervised.held_out import Measured
 from mmcredit.supervised.loop import Fit
 from mmcredit.supervised.sft import Examples, fit_batch, target_of
-from mmcredit.supervised.taught import Taught, losses, teach, token_weights, turns
+from mmcredit.supervised.taught import Taught, end_of_turn, losses, teach, token_weights, turns
 from mmcredit.world import ALONE
 
 
@@ -104,8 +104,27 @@ def test_tokens_that_are_only_read_change_nothing_but_what_follows():
     assert float(only[0]) == pytest.approx(float(whole[1] - whole[0]), abs=1e-4)
     with pytest.raises(ValueError, match="says 1"):
         Taught(each.prompt, each.tokens, (True,))
+    with pytest.raises(ValueError, match="none of the target"):
+        Taught(each.prompt, each.tokens[:2], (False, False))
     with pytest.raises(ValueError, match="nothing to teach"):
         Taught(each.prompt, ())
+
+
+def test_a_target_ends_as_turns_of_the_template_do():
+    policy = text_policy()
+    end, other = policy.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert end_of_turn(policy) == end
+    assert other < end
+    policy.eos_token_ids = (other, end)  # Qwen's generation config knows both
+    assert end_of_turn(policy) == end
+    assert teach(sample("q"), "a", policy).tokens[-1] == end
+    policy.tokenizer.chat_template = "{{ messages[-1]['content'] }}<|endoftext|>"
+    assert end_of_turn(policy) == other
+    policy.tokenizer.chat_template = "{{ messages[-1]['content'] }} that was all"
+    assert end_of_turn(policy) == policy.tokenizer.eos_token_id == end
+    policy.eos_token_ids = ()
+    with pytest.raises(ValueError, match="no end-of-sequence"):
+        end_of_turn(policy)
 
 
 def test_weights_are_means():

@@ -7,23 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import video_plugin
 from policy_cases import make_policy
 from tiny import tiny_vl
+from video_clips import number_of, write, write_sound
 
 from mmcredit import config
 from mmcredit.components import build
+from mmcredit.data.dropped import reason_of
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media, Sample
 from mmcredit.data.videos import VideoLoader
 from mmcredit.policy.passes import CLEAN, Pass
+from mmcredit.policy.pixels import Pixels
 from mmcredit.policy.policy import Policy
+from mmcredit.policy.vision import items
 from mmcredit.rewards.pool import RewardResult
-from mmcredit.rollout.engine import Sampling
+from mmcredit.rollout.batch import Ask
+from mmcredit.rollout.engine import Request, Sampling
+from mmcredit.rollout.strategies.base import reacting
 from mmcredit.rollout.volume import sampled as sampled_volume
 from mmcredit.seeds import derive
+from mmcredit.train.ahead import Ahead
 from mmcredit.train.costs import Costs
 from mmcredit.train.sampling import SamplingStage
 from video.retrieval import STATUSES
@@ -61,6 +69,7 @@ class Stage(SamplingStage):
         )
         self.parts = SimpleNamespace(pool=pool, verifying=SimpleNamespace(ask=lambda *a: None))  # type: ignore[assignment]
         self._event = lambda message, *a: self.events.append(message)
+        self.ahead = Ahead(self, 0)
         self.scripts = [policy.tokenizer.encode(t, add_special_tokens=False) for own in texts for t in own]
         self.told = [0] * len(self.scripts)
         self.engine.hook = self.force  # type: ignore[attr-defined]
@@ -81,8 +90,6 @@ def sampled(policy: Policy, samples: list[Sample], texts: list[list[str]], token
     stage = Stage(policy, texts, tokens)
     pairs = [(s, policy.encode(s)) for s in samples]
     stage._asked = 0
-    from mmcredit.rollout.batch import Ask
-
     asks = [
         Ask(s, p, tuple(derive(0, i, m) for m in range(len(own))))
         for i, ((s, p), own) in enumerate(zip(pairs, texts, strict=True))
@@ -183,8 +190,6 @@ def test_a_file_that_breaks_later_is_a_status_and_a_word(tmp_path: Path) -> None
     prompt = policy.encode(sample)
     (tmp_path / "v.mp4").write_text("torn")
     stage = Stage(policy, [[OK, "none"]])
-    from mmcredit.rollout.batch import Ask
-
     batch = build("strategy", {"retrieval": {"max_inserted_tokens": 500}})([Ask(sample, prompt, (1, 2))], None, stage)  # type: ignore[operator]
     assert statuses(batch) == [["decode_error"], []]
     assert stage.notes["rollout/retrieval/decode_error"] == 1
@@ -207,6 +212,18 @@ def test_prompts_without_a_video_are_sampled_as_ever(tmp_path: Path) -> None:
     batch, _, counts = sampled(policy, [plain, asked(tmp_path, "v")], [[OK], [OK]])
     assert [len(own) for own in batch.rollouts.inserted] == [0, 1]
     assert counts["ok"] == 2, "the text of a call is one, whether or not there is something to look at"
+
+
+def test_answers_outside_of_training_get_frames(tmp_path: Path) -> None:
+    policy = tagged()
+    prompt = policy.encode(asked(tmp_path, "v"))
+    stage = Stage(policy, [[OK, "none"]])
+    strategy = build("strategy", {"retrieval": {"max_inserted_tokens": 500}})
+    with reacting(stage.engine, [strategy], policy) as engine:  # type: ignore[list-item]
+        responses = engine.generate([Request(prompt, (1, 2))], stage.sampling)
+    assert [len(r.inserted) for r in responses] == [1, 0]
+    with reacting(stage.engine, [], policy) as engine:
+        assert engine is stage.engine
 
 
 def run_config(**changes):
@@ -271,3 +288,83 @@ def test_samples_with_an_own_range_keep_their_size(tmp_path: Path) -> None:
     assert seen[-1] == {
         "video_start": 2.0, "video_end": 4.0, "fps": 3.0, "min_frames": 4, "max_frames": 16, "max_pixels": 50176,
     }  # fmt: skip
+
+
+# --- real files -------------------------------------------------------------------------------------------------------
+
+
+def filmed(folder: Path, name: str = "v.mp4", seconds: int = 20) -> Sample:
+    """A question about a real file of ten frames a second, each of which shows its number."""
+    write(folder / name, [i / 10 for i in range(10 * seconds)])
+    parts = [{"type": "video"}, {"type": "text", "text": "what moves"}]
+    media = Media("video", path=folder / name, name=name, options={"max_frames": 4})
+    return Sample(name, ({"role": "user", "content": parts},), (media,), answer="red")
+
+
+def reading(policy: Policy, **fields) -> Policy:
+    """The policy with the package's own reader."""
+    limits = {"min_volume": 4 * 64 * 64, "max_volume": 16 * 64 * 64}
+    reader = build("video", {"sampled": {"limits": limits, **fields}})
+    policy.encoder.load_video = VideoLoader(reader, MediaLimits())  # type: ignore[arg-type]
+    return policy
+
+
+def test_the_frames_that_are_inserted_are_those_of_the_window(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    policy = reading(tagged())
+    call = "<span>12.00 - 14.00</span><fps>4</fps>"
+    batch, _, _ = sampled(policy, [filmed(tmp_path)], [[call, "<span>0.00 - 1.00</span><fps>5</fps>"]], max_frames=8)
+    pixels = Pixels(policy.processor)
+    shown = []
+    for own in batch.rollouts.inserted:
+        (item,) = items(own[0].piece)
+        shown.append([number_of(np.asarray(frame)) for frame in pixels.frames(item, "v")])
+    # Twenty-one frames, 120 to 140, of which 4 a second of 2.1 s are eight; eleven, of which 5 a second are four.
+    assert shown == [[120, 123, 126, 129, 131, 134, 137, 140], [0, 3, 7, 10]]
+    assert "<12.2 seconds><12.8 seconds>" in batch.texts[0]
+
+
+def test_bad_files_are_dropped_before_and_counted_after_they_are_asked(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    policy = reading(tagged(), deadline=20)
+    sample = filmed(tmp_path)
+    prompt = policy.encode(sample)
+    (media,) = sample.media
+    for name, reason in (("empty.mp4", "media damaged"), ("sound.m4a", "media damaged"), ("gone.mp4", "media missing")):
+        path = tmp_path / name
+        if name == "empty.mp4":
+            path.write_bytes(b"")
+        elif name == "sound.m4a":
+            write_sound(path)
+        with pytest.raises(ValueError, match=name) as caught:
+            policy.encode(replace(sample, media=(replace(media, path=path, name=name),)))
+        assert reason_of(caught.value) == reason, name
+    whole = (tmp_path / "v.mp4").read_bytes()
+    (tmp_path / "v.mp4").write_bytes(whole[: len(whole) // 2])  # between its prompt and the call
+    stage = Stage(policy, [["<span>12.00 - 14.00</span><fps>4</fps> x", "<span>50.00 - 60.00</span><fps>4</fps> x"]])
+    strategy = build("strategy", {"retrieval": {"max_inserted_tokens": 500}})
+    batch = strategy([Ask(sample, prompt, (1, 2))], None, stage)  # type: ignore[operator]
+    assert statuses(batch)[0] == ["decode_error"]
+    assert any("retrieval: v.mp4" in event for event in stage.events), stage.events
+
+
+def test_a_video_of_one_frame_and_a_long_one(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    policy = reading(tagged())
+    write(tmp_path / "one.mp4", [0.0])
+    write(tmp_path / "long.mp4", [float(i) for i in range(0, 7200, 20)])  # two hours, a frame every 20 s
+    parts = [{"type": "video"}, {"type": "text", "text": "what moves"}]
+    samples = [
+        Sample(
+            n, ({"role": "user", "content": parts},), (Media("video", path=tmp_path / n, options={"max_frames": 4}),)
+        )
+        for n in ("one.mp4", "long.mp4")
+    ]
+    texts = [["<span>0.00 - 1.00</span><fps>4</fps> x"], ["<span>3600.00 - 3700.00</span><fps>1</fps> x"]]
+    batch, _, counts = sampled(policy, samples, texts, max_frames=8)
+    assert statuses(batch) == [["empty"], ["ok"]]
+    (item,) = items(batch.rollouts.inserted[1][0].piece)
+    numbers = [number_of(np.asarray(frame)) for frame in Pixels(policy.processor).frames(item, "long")]
+    assert numbers[0] == 180
+    assert numbers[-1] <= 185
+    assert counts["empty"] == 1

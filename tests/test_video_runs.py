@@ -16,6 +16,7 @@ from runs import REWARD, metrics
 from safetensors.torch import load_file
 from tiny import save, tiny_vl
 
+from mmcredit.frozen import thaw
 from mmcredit.report.samples import read_samples
 from video.tags import add_tags
 
@@ -36,7 +37,7 @@ def write(folder: Path, **changes: Any) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "vowels.py").write_text(REWARD)
     config = {
-        "run": {"dir": str(folder / "run"), "steps": 4, "threads": 1},
+        "run": {"dir": str(folder / "run"), "steps": 3, "threads": 1},
         "model": {"path": str(folder / "model")},
         "data": {
             "train": {"jsonl": {"path": str(folder / "rows.jsonl")}},
@@ -50,9 +51,10 @@ def write(folder: Path, **changes: Any) -> Path:
             "strategies": [{"any_token": {"max_retrievals": 2, "max_frames": 8, "max_inserted_tokens": 120}}],
         },
         "rewards": [{"function": {"path": f"{folder / 'vowels.py'}:vowels"}}],
-        "credit": ["grpo", "pgpo"],
+        "credit": ["grpo", "pgpo"],  # blind views, and corrupted ones with a gradient
+        "objective": {"regularizers": [{"roma": {"kl": 0.01, "aux": 0.1, "views": 1}}]},
         "train": {"learning_rate": 1e-3},
-        "log": {"tensorboard": False, "samples_every": 1, "rollouts_every": 3},
+        "log": {"tensorboard": False, "samples_every": 1, "rollouts_every": 2},
         "checkpoint": {"every": 1},
         "evaluate": {"limit": 2},
     }
@@ -65,7 +67,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     """`mmcredit` with the plug-in, in a process of its own."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "mmcredit.cli", *words, "--plugin", str(PLUGIN)],
+        [sys.executable, "-m", "mmcredit.cli", *words, "--plugin", str(PLUGIN), "--no-report"],
         capture_output=True, text=True, check=False, env=env,
     )  # fmt: skip
 
@@ -76,10 +78,11 @@ def test_a_kill_in_the_middle_of_an_insertion_changes_nothing(tmp_path: Path) ->
     assert result.returncode == 0, result.stderr[-2000:]
     run = tmp_path / "whole" / "run"
     expected = metrics(run)
-    assert len(expected) == 4
+    assert len(expected) == 3
     assert all(row["rollout/any_token/insertions"] > 2 for row in expected), [
         r["rollout/any_token/insertions"] for r in expected
     ]
+    assert not any(row.get("rollout/retrieval/decode_error") for row in expected)
     assert any(row["policy/grad_norm"] > 0 for row in expected)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     parity = next(e["message"] for e in events if "parity: KL" in e["message"])
@@ -91,25 +94,20 @@ def test_a_kill_in_the_middle_of_an_insertion_changes_nothing(tmp_path: Path) ->
     assert any(len(one) == 2 for one in inserted)
     assert all(own["media"] for one in inserted for own in one)
 
+    # What is frozen is whole: the frames are in it, each window once.
+    frozen = thaw(run / "rollouts" / "step-000002").rollouts
+    pieces = [one.piece for own in frozen.inserted or () for one in own]
+    assert len({id(piece) for piece in pieces}) == len({piece.media_keys for piece in pieces}) < len(pieces)
+
     killed = write(tmp_path / "killed")
     (tmp_path / "killed" / "media" / "die").write_text("14")  # windows and prompts that are read before
     result = command("train", str(killed))
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
     (tmp_path / "killed" / "media" / "die").unlink()
     done = len(metrics(tmp_path / "killed" / "run"))
-    assert 0 < done < 4, "killed before the first or after the last step"
+    assert 0 < done < 3, "killed before the first or after the last step"
     result = command("train", str(killed), "--resume")
     assert result.returncode == 0, result.stderr[-2000:]
     assert metrics(tmp_path / "killed" / "run") == expected
     weights = [load_file(tmp_path / name / "run" / "model" / "model.safetensors") for name in ("whole", "killed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-    # The trained model answers with frames outside of training, too.
-    out = tmp_path / "answers.jsonl"
-    result = command("evaluate", str(whole), "--model", str(run / "model"), "evaluate.temperature=1.0", "-o", str(out))
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert any("seconds>" in json.loads(line)["response"] for line in out.read_text().splitlines())
-
-    # The frozen batch replays: the same log-probs from the same frames, which need no video any more.
-    result = command("replay", str(run), "--methods", "grpo, [grpo, pgpo]", "-o", str(tmp_path / "replay"))
-    assert result.returncode == 0, result.stderr[-2000:]

@@ -27,6 +27,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3VLConfig,
@@ -135,7 +137,7 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, spread: 
 
 
 def tiny_vl(
-    family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl",
+    family: Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5_vl"] = "qwen2_5_vl",
     hidden: int = 64,
     layers: int = 2,
     vision_layers: int = 2,
@@ -184,8 +186,24 @@ def tiny_vl(
         config = Qwen3VLConfig(text_config=text, vision_config=vision, **common)
         model = Qwen3VLForConditionalGeneration(config)
         processor_class, video_class = Qwen3VLProcessor, Qwen3VLVideoProcessor
+    elif family == "qwen3_5_vl":
+        patch = 16
+        text |= {"head_dim": HEAD_DIM, "layer_types": ["linear_attention", "full_attention"]}
+        text |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+        text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        text["rope_parameters"] = {
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000.0,
+        }
+        vision |= {"patch_size": patch, "num_position_embeddings": 256}
+        config = Qwen3_5Config(text_config=text, vision_config=vision, **common)
+        model = Qwen3_5ForConditionalGeneration(config)
+        processor_class, video_class = Qwen3VLProcessor, Qwen3VLVideoProcessor
     else:
-        raise ValueError(f"family must be qwen2_5_vl or qwen3_vl, got {family!r}")
+        raise ValueError(f"family must be qwen2_5_vl, qwen3_vl or qwen3_5_vl, got {family!r}")
     options = {
         "patch_size": patch,
         "temporal_patch_size": 2,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from video.benchmarks.choices import MLVU, LVBench, VideoMME
+from video.benchmarks.grounding import ActivityNetMR, CharadesSTA
+from video.benchmarks.nextgqa import NExTGQA
+from video.events import VideoEvents
 from video.reader import SampledVideo
 from video.rewards import FpsMatch, GroundingAccuracy, Reasoning, Retrieval, RetrievalFormat, WindowIoU
 from video.rollout import FrameRetrieval
@@ -9,14 +13,21 @@ from video.sd_grpo import SDGRPO
 from video.segments import RetrievalSegments
 
 __all__ = [
+    "MLVU",
     "SDGRPO",
+    "ActivityNetMR",
+    "CharadesSTA",
     "FpsMatch",
     "FrameRetrieval",
     "GroundingAccuracy",
+    "LVBench",
+    "NExTGQA",
     "Reasoning",
     "Retrieval",
     "RetrievalFormat",
     "RetrievalSegments",
     "SampledVideo",
+    "VideoEvents",
+    "VideoMME",
     "WindowIoU",
 ]

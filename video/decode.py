@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,8 @@ def open_decoder(name: str = "pyav", deadline: float = DEADLINE, max_pixels: int
     """
     if name not in BACKENDS:
         raise ValueError(f"unknown video backend {name!r}; known: {', '.join(BACKENDS)}")
-    if name == "pyav":
-        from video.backends.pyav import PyAVDecoder
-
-        return PyAVDecoder(deadline, max_pixels)
-    if name == "torchcodec":
-        from video.backends.torchcodec import TorchcodecDecoder
-
-        return TorchcodecDecoder(deadline, max_pixels)
-    from video.backends.decord import DecordDecoder
-
-    return DecordDecoder(deadline, max_pixels)
+    decoder: Decoder = import_module(f"video.backends.{name}").Backend(deadline, max_pixels)
+    return decoder
 
 
 @dataclass

@@ -150,6 +150,22 @@ class RouterHead(nn.Module):
 Score = Callable[[StepSignals], Tensor]
 
 
+@dataclass(frozen=True)
+class Router:
+    """A score with its threshold."""
+
+    function: Score
+    threshold: float
+
+    def score(self, signals: StepSignals) -> Tensor:
+        """[B]: the probability, or another number, that says how far the token leads away."""
+        return self.function(signals)
+
+    def route(self, signals: StepSignals) -> Tensor:
+        """[B] bool: the large model is asked, at the threshold and above it."""
+        return self.score(signals).to(torch.float64) >= self.threshold
+
+
 def entropy_router(signals: StepSignals) -> Tensor:
     """[B]: entropy of the softmax over the kept logits; routed at 0.45 nats in the release."""
     return entropy(signals.logits_topk.float())

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class StepRouter(Protocol):
     """Predicts from the draft's side alone whether the target's step would be better."""
 
-    def score(self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float]) -> float:
+    def score(
+        self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float] = ()
+    ) -> float:
         """y in [0, 1] for the last of `steps`; `writers`: 0 draft, 1 target; `logprobs` of the last step's tokens."""
         ...
 
@@ -30,7 +32,9 @@ class StepRouter(Protocol):
 class ConfidenceRouter:
     """1 - the geometric mean probability of the draft's tokens: an unsure step is worth another writer."""
 
-    def score(self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float]) -> float:
+    def score(
+        self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float] = ()
+    ) -> float:
         if not logprobs:
             return 0.0
         return 1.0 - float(torch.tensor(list(logprobs)).mean().exp())
@@ -57,7 +61,9 @@ class ModelRouter:
         return cls(model, tokenizer, separator, longest)
 
     @torch.inference_mode()
-    def score(self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float]) -> float:
+    def score(
+        self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float] = ()
+    ) -> float:
         """Steps that do not fit are left out from the oldest on; the problem never is."""
         named = annotate(steps, [*writers[: len(steps) - 1], 0])
         while True:
@@ -75,7 +81,9 @@ class ScriptedRouter:
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def score(self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float]) -> float:
+    def score(
+        self, problem: str, steps: Sequence[str], writers: Sequence[int], logprobs: Sequence[float] = ()
+    ) -> float:
         return self.value
 
 

@@ -53,7 +53,8 @@ class Stream:
 
     def cut(self, count: int) -> None:
         """Forget what was read behind the first `count` tokens; something must be read before `logits`."""
-        self.cache.crop(len(self.prompt) + count)
+        if self.count > count:
+            self.cache.crop(count - self.count)  # negative: how many are taken away
         self.count = count
 
     def logits(self) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mmcredit.decoding.engine import OneByOne
-from mmcredit.decoding.routers import Score, StepSignals, costs
+from mmcredit.decoding.routers import Router, Score, StepSignals, costs
 from mmcredit.decoding.stream import Draws, Stream
 from mmcredit.rollout.engine import Request, Response, Sampling
 
@@ -66,7 +66,7 @@ class TwoModelGenerator(OneByOne):
     def _asks(self, logits: torch.Tensor, small: Stream, token: int) -> bool:
         if self.threshold in (NEVER, ALWAYS):
             return self.threshold == ALWAYS
-        return float(self.score(StepSignals.of(logits, small.hidden, token))) >= self.threshold
+        return bool(Router(self.score, self.threshold).route(StepSignals.of(logits, small.hidden, token))[0])
 
     def _loops(self, tokens: list[int]) -> bool:
         """Whether the response repeats its last tokens too often."""

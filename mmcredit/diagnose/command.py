@@ -42,7 +42,7 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
         import torch
 
         torch.set_num_threads(config.run.threads)
-    todo = {"divergence": divergence, "cross-sampling": cross_sampling, "drift": drift}
+    todo = {"divergence": divergence, "cross-sampling": cross_sampling, "drift": drift, "tokens": tokens}
     written = todo[options.what](config, options, console, bar)
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)
@@ -218,6 +218,13 @@ def drift(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> 
         output.write_json(result, folder / "drift.json"),
         output.write_parquet(rows, folder / "drift.parquet", output.drift_schema()),
     ]
+
+
+def tokens(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> list[Path]:
+    """Premiums of languages, statistics of token streams."""
+    from mmcredit.diagnose.token_streams import run as streams
+
+    return [output.write_json(streams(config, options, console, bar), _folder(config, options) / "tokens.json")]
 
 
 def _paths(config: RunConfig, options: Namespace) -> tuple[str, str]:

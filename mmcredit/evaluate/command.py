@@ -75,7 +75,8 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
             output.print_resumed(rows, console)
         with console.status("loading the model"):
             policy = Policy.load(config.model, media_limits=config.data.media)
-            engine = open_engine(config, policy, decoding)
+            engine: Any = open_engine(config, policy, decoding)
+            opened = engine
         stack.callback(engine.close)
         strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
         answering = stack.enter_context(reacting(engine, strategies, policy))
@@ -103,7 +104,7 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
     output.print_judging(about, console)
     if decoding is not None:
         console.print(
-            "decoding: " + ", ".join(f"{name} {value:.4g}" for name, value in engine.report().items()), highlight=False
+            "decoding: " + ", ".join(f"{name} {value:.4g}" for name, value in opened.report().items()), highlight=False
         )
     for path in written:
         console.print(str(path), highlight=False, soft_wrap=True)

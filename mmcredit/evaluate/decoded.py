@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmcredit.components import build
+from mmcredit.data.sample import last_text
 from mmcredit.evaluate import usable
 from mmcredit.evaluate.accuracy import Evaluation, evaluate
+from mmcredit.evaluate.frugal import frugal, rarity
 from mmcredit.evaluate.held_out import answer_rows, evaluation_sampling, evaluation_seeds
 from mmcredit.intervals import Interval, paired_gain
 from mmcredit.yaml_values import read
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
+    from mmcredit.data.sample import Sample
     from mmcredit.policy.policy import Policy
 
 Bar = Callable[..., AbstractContextManager[Callable[[int], None]]]
@@ -58,28 +61,87 @@ def compare(config: RunConfig, entry: Any, bar: Bar) -> list[Decoded]:
     samples = held_out_samples(config)
     policy = Policy.load(config.model, media_limits=config.data.media)
     engine = open_engine(config, policy, entry)
-    asked = usable.read(
-        samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
-    )
+    asked = _usable(config, policy, samples)
     name = entry if isinstance(entry, str) else next(iter(entry))
     found: list[Decoded] = []
     with make_pool(config) as pool:
         for label, one in (*engine.alone().items(), (name, engine)):
-            with bar(f"answers: {label}", len(asked.samples) * config.evaluate.samples) as advance:
-                result = evaluate(
-                    one,
-                    pool,
-                    asked.samples,
-                    asked.prompts,
-                    evaluation_sampling(config),
-                    [evaluation_seeds(config, s.id) for s in asked.samples],
-                    policy.decode,
-                    config.evaluate.reward or pool.names[0],
-                    advance,
-                    config.evaluate.chosen_k,
-                )
-            result = replace(result, dropped=asked.dropped)
-            gain = paired_gain(found[0].found.correct, result.correct, config.evaluate.samples) if found else None
-            rows = answer_rows(asked.samples, result, config.evaluate.chosen_k)
-            found.append(Decoded(label, result, one.report(), gain, rows))
+            result = _answered(config, policy, one, pool, asked, label, bar)
+            found.append(_entered(config, label, result, asked.samples, one.report(), found))
     return found
+
+
+def stress(config: RunConfig, keeps: Sequence[float], bar: Bar) -> list[Decoded]:
+    """Answers to the questions as they are, and with a share of their words left out (`mmcredit.evaluate.frugal`).
+
+    Words that stand in few of the questions are kept longest; protected ones always. `report` has the share of words
+    that was left.
+    """
+    from mmcredit.policy.policy import Policy
+    from mmcredit.prepare import held_out_samples, make_pool, seed_everything
+
+    seed_everything(config.run.seed)
+    samples = held_out_samples(config)
+    policy = Policy.load(config.model, media_limits=config.data.media)
+    engine = open_engine(config, policy)
+    whole = _usable(config, policy, samples)
+    salience = rarity(last_text(sample) for sample in whole.samples)
+    words = sum(len(last_text(sample).split()) for sample in whole.samples)
+    found: list[Decoded] = []
+    with make_pool(config) as pool:
+        for keep in dict.fromkeys([1.0, *keeps]):
+            own = [frugal(sample, keep, salience) for sample in whole.samples]
+            asked = replace(whole, samples=own, prompts=[policy.encode(s, config.data.max_prompt_tokens) for s in own])
+            label = f"{keep:.0%}"
+            result = _answered(config, policy, engine, pool, asked, label, bar)
+            report = {"words_left": sum(len(last_text(sample).split()) for sample in own) / max(1, words)}
+            found.append(_entered(config, label, result, own, report, found))
+    return found
+
+
+def read_keeps(text: str) -> list[float]:
+    """The shares of --frugal. Raises ValueError."""
+    try:
+        keeps = [float(word) for word in text.split(",")]
+    except ValueError:
+        keeps = []
+    if not keeps or not all(0 < keep <= 1 for keep in keeps):
+        raise ValueError(f"--frugal takes shares in (0, 1] with commas between, such as 0.9,0.7,0.5, got {text!r}")
+    return keeps
+
+
+def _usable(config: RunConfig, policy: Policy, samples: Sequence[Sample]) -> Any:
+    return usable.read(
+        samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
+    )
+
+
+def _answered(
+    config: RunConfig, policy: Policy, engine: Any, pool: Any, asked: Any, label: str, bar: Bar
+) -> Evaluation:
+    with bar(f"answers: {label}", len(asked.samples) * config.evaluate.samples) as advance:
+        found = evaluate(
+            engine,
+            pool,
+            asked.samples,
+            asked.prompts,
+            evaluation_sampling(config),
+            [evaluation_seeds(config, s.id) for s in asked.samples],
+            policy.decode,
+            config.evaluate.reward or pool.names[0],
+            advance,
+            config.evaluate.chosen_k,
+        )
+    return replace(found, dropped=asked.dropped)
+
+
+def _entered(
+    config: RunConfig,
+    label: str,
+    result: Evaluation,
+    samples: Sequence[Sample],
+    report: dict[str, float],
+    before: Sequence[Decoded],
+) -> Decoded:
+    gain = paired_gain(before[0].found.correct, result.correct, config.evaluate.samples) if before else None
+    return Decoded(label, result, report, gain, answer_rows(samples, result, config.evaluate.chosen_k))

@@ -31,6 +31,8 @@ def check_options(options: Namespace) -> None:
                 raise ValueError(f"--{name.replace('_', '-')} belongs to --benchmark, which is not given")
     elif options.data_root is None:
         raise ValueError("--benchmark needs --data-root DIR, the folder that holds the files of the benchmarks")
+    if options.frugal is not None and goes_further(options):
+        raise ValueError("--frugal asks the held-out questions of a CONFIG; leave out --benchmark and --corrupt")
     if (options.judge_url is None) != (options.judge_model is None):
         raise ValueError("a judge needs both --judge-url and --judge-model")
     if options.judge_key_env is not None and options.judge_url is None:

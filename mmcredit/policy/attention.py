@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "mmcredit"
 # What other attention kinds hand to their function. A split that ignored them would be silently wrong.
-_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "cache")
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
 
 class _Pad(torch.autograd.Function):
@@ -95,21 +95,26 @@ def _lower_right(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Te
     return _attend(q, k, v, bias, enable_gqa=grouped, **options).transpose(1, 2)
 
 
-def _attend_responses(q: Tensor, k: Tensor, v: Tensor, batch: ResponseBatch, options: dict[str, Any]) -> Tensor:
+def _attend_responses(
+    q: Tensor, k: Tensor, v: Tensor, batch: ResponseBatch, window: int | None, options: dict[str, Any]
+) -> Tensor:
     """q [n,R,H,d], k and v [n,P+R,K,d] -> [n,R,H,d]. Query heads that share a key head are folded into the query axis,
     so that no key is copied for them and any backend takes the mask."""
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and batch.plain:
+    window = window if batch.cuts(window) else None
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and batch.plain and window is None:
         return _lower_right(q, k, v, options)
     n, length, heads, d = q.shape
     key_heads = k.shape[2]
     repeats = heads // key_heads
     folded = q.view(n, length, key_heads, repeats, d).permute(0, 2, 3, 1, 4).reshape(n, key_heads, repeats * length, d)
-    mask = batch.mask(q.dtype, repeats)
+    mask = batch.mask(q.dtype, repeats, window)
     out = _attend(folded, k.transpose(1, 2), v.transpose(1, 2), mask, **options)
     return out.view(n, key_heads, repeats, length, d).permute(0, 3, 1, 2, 4).reshape(n, length, heads, d)
 
 
-def _shared(query: Tensor, key: Tensor, value: Tensor, layout: Layout, options: dict[str, Any]) -> Tensor:
+def _shared(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, options: dict[str, Any]
+) -> Tensor:
     """query [1,H,N,d], key and value [1,K,N,d] -> [1,N,H,d]."""
     assert query.shape[0] == 1, "not a packed row"
     assert query.shape[2] == len(layout) == key.shape[2], "not the packed row of this layout"
@@ -120,7 +125,8 @@ def _shared(query: Tensor, key: Tensor, value: Tensor, layout: Layout, options: 
         grouped = pq.shape[2] != pk.shape[2]
         # Right padding needs no mask under causal attention: padded keys come after every real query.
         flipped = pq.transpose(1, 2), pk.transpose(1, 2), pv.transpose(1, 2)
-        own = _attend(*flipped, is_causal=True, enable_gqa=grouped, **options)
+        mask = batch.mask(q.dtype, window)
+        own = _attend(*flipped, mask, is_causal=mask is None, enable_gqa=grouped, **options)
         out.append(_packed(own.transpose(1, 2), batch.rectangle))
         for responses in batch.responses:
             rq, rk, rv = (_padded(x, responses.rectangle) for x in (q, k, v))
@@ -129,7 +135,7 @@ def _shared(query: Tensor, key: Tensor, value: Tensor, layout: Layout, options: 
             else:
                 seen_k, seen_v = (x.index_select(0, responses.owner) for x in (pk, pv))
             keys, values = torch.cat([seen_k, rk], 1), torch.cat([seen_v, rv], 1)
-            out.append(_packed(_attend_responses(rq, keys, values, responses, options), responses.rectangle))
+            out.append(_packed(_attend_responses(rq, keys, values, responses, window, options), responses.rectangle))
     return torch.cat(out)[None]
 
 
@@ -145,7 +151,7 @@ def attention(
     recorder: Recorder | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function. Raises NotImplementedError for a shared layout with windows, soft caps or sinks.
+    """The attention function. Raises NotImplementedError for a shared layout with soft caps or sinks.
 
     A `recorder` is shown queries and keys of the layers it asks for.
     """
@@ -158,7 +164,8 @@ def attention(
     present = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     if present:
         raise NotImplementedError(f"the shared-prompt layout does not know attention with {', '.join(present)}")
-    return _shared(query, key, value, shared, {"dropout_p": dropout, "scale": scaling}), None
+    window = kwargs.get("sliding_window")
+    return _shared(query, key, value, shared, window, {"dropout_p": dropout, "scale": scaling}), None
 
 
 AttentionInterface.register(NAME, attention)

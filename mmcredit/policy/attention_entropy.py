@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.policy.seeing import allowed
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -117,7 +119,7 @@ class Recorder:
             raise NotImplementedError(f"attention_entropy does not know attention with {', '.join(present)}")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         if layout is not None:
-            found = _shared(query, key, scale, layout, asked)
+            found = _shared(query, key, scale, layout, options.get("sliding_window"), asked)
         else:
             found = _padded(query, key, scale, self.spans, self.seen, options.get("sliding_window"), asked)
         self._found |= {ask.output: values for ask, values in zip(asked, found, strict=True)}
@@ -150,7 +152,9 @@ def _rows_of(x: Tensor) -> Callable[[slice], Tensor]:
     return lambda rows: x[rows]
 
 
-def _shared(query: Tensor, key: Tensor, scale: float, layout: Layout, asks: Sequence[Ask]) -> list[Tensor]:
+def _shared(
+    query: Tensor, key: Tensor, scale: float, layout: Layout, window: int | None, asks: Sequence[Ask]
+) -> list[Tensor]:
     """[N] per ask, of the packed row; 0 at rows that predict nothing."""
     q, k = query[0].transpose(0, 1).detach(), key[0].transpose(0, 1).detach()
     device = q.device
@@ -165,14 +169,19 @@ def _shared(query: Tensor, key: Tensor, scale: float, layout: Layout, asks: Sequ
         keys, queries, lengths = pieces(k, shape), pieces(q, shape), _lengths(shape, device)
         last = queries[torch.arange(shape.count, device=device), lengths - 1][:, None]
         inside = torch.arange(shape.length, device=device) < lengths[:, None]
+        places = batch.places.to(device)
+        reached = inside
+        if window is not None:
+            ends = places.gather(1, lengths[:, None] - 1)
+            reached = inside & (places > ends - window)
 
-        def prompt_only(rows: slice, _: slice, inside: Tensor = inside) -> Tensor:
+        def prompt_only(rows: slice, _: slice, inside: Tensor = reached) -> Tensor:
             return inside[rows, None]
 
         found = _entropies(last, _rows_of(keys), prompt_only, scale, asks, keys.shape[1], keys.shape[1])
-        places = shape.start + lengths.cumsum(0) - 1
+        predicting = shape.start + lengths.cumsum(0) - 1
         for values, new in zip(out, found, strict=True):
-            values[places] = new[:, 0]
+            values[predicting] = new[:, 0]
         for responses in batch.responses:
             own = responses.rectangle
             own_keys = pieces(k, own)
@@ -184,13 +193,19 @@ def _shared(query: Tensor, key: Tensor, scale: float, layout: Layout, asks: Sequ
             ) -> Tensor:
                 return torch.cat([keys.index_select(0, owner[rows]), own_keys[rows]], 1)
 
+            of_prompt, of_own = (x.to(device) for x in responses.places)
+
             def visible(
-                rows: slice, at: slice, inside: Tensor = inside, owner: Tensor = owner, length: int = own.length
+                rows: slice,
+                at: slice,
+                inside: Tensor = inside,
+                owner: Tensor = owner,
+                of_prompt: Tensor = of_prompt,
+                of_own: Tensor = of_own,
             ) -> Tensor:
-                column = torch.arange(length, device=inside.device)
-                causal = column[None] <= column[at, None]  # padded rows come after every real query
-                prompt = inside[owner[rows]][:, None].expand(-1, causal.shape[0], -1)
-                return torch.cat([prompt, causal[None].expand(prompt.shape[0], -1, -1)], 2)
+                asking = of_own[rows, at]  # padded rows come after every real query
+                prompt = allowed(asking, of_prompt[rows], window) & inside[owner[rows]][:, None]
+                return torch.cat([prompt, allowed(asking, of_own[rows], window)], 2)
 
             width = keys.shape[1]
             found = _entropies(pieces(q, own), all_keys, visible, scale, asks, width, width + own.length)

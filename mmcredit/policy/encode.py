@@ -17,6 +17,8 @@ from mmcredit.data.sample import Media, Sample
 from mmcredit.data.videos.base import Frames
 from mmcredit.policy.prompt import Prompt
 from mmcredit.policy.rendering import Renderer
+from mmcredit.policy.tile_processor import TileProcessor
+from mmcredit.policy.vision import UnsupportedModel
 
 LoadVideo = Callable[[Media], Frames]
 Encoded = tuple[Tensor, Tensor, dict[str, Tensor]]  # tokens [P], modality of each [P] (0 text), media
@@ -87,8 +89,12 @@ class PromptEncoder:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.reserved = tuple(str(t) for t in added.values() if getattr(t, "special", False))
         self._fingerprint = ""
-        self._expands: bool | None = None  # whether our own placeholder expansion equals the processor's
+        # Whether our own placeholder expansion equals the processor's; for tiles, with one image and with several.
+        self._expands: dict[bool, bool] = {}
+        self.tiles: TileProcessor | None = None
         if processor is not None:
+            if not hasattr(model, "get_rope_index"):
+                self.tiles = TileProcessor(processor, tokenizer, getattr(model.config, "image_token_id", None))
             kinds = [getattr(processor, k, None) for k in ("image_processor", "video_processor")]
             text = json.dumps([k.to_dict() for k in kinds if k is not None], sort_keys=True, default=str)
             self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -113,7 +119,9 @@ class PromptEncoder:
         tokens, types = unexpanded, torch.zeros_like(unexpanded)
         if not sample.media:
             pass
-        elif all(m.kind == "image" for m in sample.media) and self._expands is not False:
+        elif self.tiles is not None:
+            tokens, types, media, keys = self._with_tiles(sample, text, self.tiles)
+        elif all(m.kind == "image" for m in sample.media) and self._expands.get(False) is not False:
             tokens, types, media, keys = self._with_images(sample, text)
         else:
             tokens, types, media, keys = self._through_processor(sample, text)
@@ -184,23 +192,80 @@ class PromptEncoder:
         processed = [self._image(sample, m, key) for m, key in zip(sample.media, keys, strict=True)]
         self._check_places(sample, text, processed)
         result = self._expand(text, processed)
-        if self._expands is None:
+        if False not in self._expands:
             reference = self._through_processor(sample, text)
-            self._expands = result is not None and _equal(result, reference[:3])
-            if not self._expands:
+            self._expands[False] = result is not None and _equal(result, reference[:3])
+            if not self._expands[False]:
                 warnings.warn(
                     f"{type(self.processor).__name__} expands image placeholders in its own way; images are "
                     "preprocessed anew for every prompt",
                     stacklevel=4,
                 )
-        if not self._expands or result is None:
+        if not self._expands[False] or result is None:
             return self._through_processor(sample, text)
         return *result, keys
+
+    def _with_tiles(self, sample: Sample, text: str, tiles: TileProcessor) -> tuple[*Encoded, tuple[str, ...]]:
+        """Prompts of a model that reads tiles: an image is preprocessed once whatever text goes with it. The first
+        prompt with one image, and the first with several, are compared with the processor's own result."""
+        if any(m.kind != "image" for m in sample.media):
+            raise UnsupportedModel(
+                f"sample {sample.name} has a video; {type(self.model).__name__} is trained on images only: videos need "
+                "a model of the Qwen-VL families (model.path)"
+            )
+        several = len(sample.media) > 1
+        keys = tuple(f"{key}:several" if several and tiles.minds_company else key for key in self._keys(sample))
+        processed = [
+            self.pixels.get(key, lambda m=m: self._tile(sample, m, tiles, several))  # type: ignore[misc]
+            for m, key in zip(sample.media, keys, strict=True)
+        ]
+        self._check_places(sample, text, processed)
+        tokens = self._tokenise(tiles.expanded(text, processed))
+        types = tokens.eq(-1 if tiles.token_id is None else tiles.token_id).to(torch.int64)
+        media = tiles.joined(processed)
+        if several not in self._expands:
+            images = [self.load_image(m) for m in sample.media]
+            reason = tiles.difference(text, images, tokens, media)
+            if reason is not None:
+                raise UnsupportedModel(
+                    f"sample {sample.name}: {type(self.processor).__name__} makes other prompts than this program "
+                    f"({reason}): its images cannot be trained on; docs/models.md names the families (model.path)"
+                )
+            self._expands[several] = True
+        return tokens, types, media, keys
+
+    def whole(self, sample: Sample) -> dict[str, Any] | None:
+        """What the model's own forward takes for a prompt, made by its processor alone; None where it has videos."""
+        text = self.render(sample)
+        if any(m.kind != "image" for m in sample.media):
+            return None
+        if not sample.media:
+            return {"input_ids": self._tokenise(text)[None]}
+        images = [self.load_image(m) for m in sample.media]
+        if self.tiles is not None:
+            return self.tiles.whole(text, images)
+        return dict(
+            self.processor(
+                text=[text],
+                images=images,
+                return_tensors="pt",
+                return_mm_token_type_ids=True,
+                text_kwargs={"add_special_tokens": False},
+            )
+        )
+
+    def _tile(self, sample: Sample, media: Media, tiles: TileProcessor, several: bool) -> dict[str, Tensor]:
+        try:
+            return tiles.read(self.load_image(media), several)
+        except UnsupportedModel:
+            raise
+        except ValueError as error:
+            raise ValueError(f"sample {sample.name}: {error}") from error
 
     def _check_places(self, sample: Sample, text: str, images: Sequence[Mapping[str, Tensor]]) -> None:
         """The template writes one placeholder per image; one that drops an image of some turn would blind the model."""
         token = getattr(self.processor, "image_token", None)
-        if token is None or any("image_grid_thw" not in image for image in images):
+        if token is None:
             return
         written = text.count(token)
         if written != len(images):
@@ -281,7 +346,7 @@ class PromptEncoder:
     def _processed(self, name: str, text: str, options: dict[str, Any], videos: Sequence[Frames]) -> Encoded:
         """What the processor makes of a text with these images (in `options`) and videos."""
         if videos:
-            options = {**options, "videos": [frames for frames, _ in videos], "do_sample_frames": False}
+            options = {**options, "videos": [_own(frames) for frames, _ in videos], "do_sample_frames": False}
             # The processor appends to the list of indices in place.
             options["video_metadata"] = [
                 {k: list(v) if isinstance(v, list) else v for k, v in about.items()} for _, about in videos
@@ -316,6 +381,12 @@ class PromptEncoder:
             tokens[None], mm_token_type_ids=types[None], attention_mask=torch.ones_like(tokens[None]), **known
         )
         return positions[:, 0].to(torch.int64)
+
+
+def _own(frames: Any) -> Any:
+    """Frames that torch may hold: a copy of an array that others share (a reader's cache is read only)."""
+    flags = getattr(frames, "flags", None)
+    return frames if getattr(flags, "writeable", True) else frames.copy()
 
 
 def _short(text: str) -> str:

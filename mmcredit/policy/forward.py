@@ -16,9 +16,11 @@ import torch
 
 from mmcredit.policy import attention
 from mmcredit.policy.costs import ViewCost
-from mmcredit.policy.layout import Row, build_layout
+from mmcredit.policy.families import decoder_name, sees_both_ways, vision_encoder
+from mmcredit.policy.layout import Row, build_layout, shown
 from mmcredit.policy.prompt import Prompt
-from mmcredit.policy.vision import KINDS, Feature, VisionEncoder, media_kinds, prompt_feature
+from mmcredit.policy.seeing import allowed, images, is_hybrid, masks
+from mmcredit.policy.vision import KINDS, Feature, media_kinds, prompt_feature
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.scope import Scope
 
 LayoutName = Literal["shared", "padded"]
+NO_PACKING = "its layers of linear attention would read the packed row as one text"
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,13 @@ class Body:
             )
         self.model = model
         self.base = base
-        self.language_model: nn.Module = getattr(base, "language_model", base)
+        decoder = decoder_name(base)
+        self.language_model: nn.Module = base if decoder is None else getattr(base, decoder)
         self.head = head
         self.config: Any = self.language_model.config
-        self.vision: VisionEncoder | None = None
-        if hasattr(base, "get_image_features") and (hasattr(base, "visual") or hasattr(base, "vision_tower")):
-            self.vision = VisionEncoder(base, vision_cache_bytes)
+        self.vision = vision_encoder(base, vision_cache_bytes)
+        self.both_ways = self.vision is not None and sees_both_ways(model)
+        self.hybrid = is_hybrid(self.config)
         config: Any = model.config
         self.kinds = {
             kind: int(token)
@@ -166,7 +170,7 @@ class Body:
         return embeds, tuple(torch.cat(list(layer)) for layer in zip(*(f.deepstack for f in parts), strict=True))
 
     def _run(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor, places: Tensor, deepstack: Any, **extra: Any
+        self, embeds: Tensor, positions: Tensor, mask: Any, places: Tensor, deepstack: Any, **extra: Any
     ) -> Tensor:
         """embeds [b,L,d] -> [b,L,d]; `places` index the visual rows of the flattened [b*L]."""
         if deepstack:
@@ -182,13 +186,15 @@ class Body:
         self, rows: Sequence[Row], blind: bool, weights: str, cost: ViewCost, recorder: Recorder | None,
         scope: Scope | None,
     ) -> tuple[Tensor, int]:  # fmt: skip
-        layout = build_layout(rows, blind, self.device)
+        if self.hybrid:
+            raise NotImplementedError(NO_PACKING)
+        layout = build_layout(rows, blind, self.device, self.both_ways)
         embeds = self.embed(layout.tokens)
         deepstack: tuple[Tensor, ...] = ()
         if not blind:
             embeds, deepstack = self._insert(embeds, layout.shown, layout.visual, weights, cost, scope)
         # A 4-D mask passes through mask creation untouched, and the split attention does not look at it.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeds.device)
+        mask = masks(self.config, torch.ones(1, 1, 1, dtype=torch.bool, device=embeds.device))
         positions = layout.positions[..., None, :]
         extra = {} if recorder is None else {"recorder": recorder}
         states = self._run(embeds[None], positions, mask, layout.visual, deepstack, shared=layout, **extra)
@@ -201,39 +207,49 @@ class Body:
         scope: Scope | None,
     ) -> tuple[Tensor, int]:  # fmt: skip
         device = self.device
-        lengths = [(len(r.prompt), r.tokens.shape[0]) for r in rows]
+        # A state that is carried along the row cannot leave a token out: it must not be there.
+        shows = [shown(r.prompt, blind and self.hybrid) for r in rows]
+        lengths = [(kept.shape[0], r.tokens.shape[0]) for (kept, _), r in zip(shows, rows, strict=True)]
         width = max(p + t - 1 for p, t in lengths)
         tokens = torch.zeros(len(rows), width, dtype=torch.int64)
         positions = torch.zeros(*rows[0].prompt.positions.shape[:-1], len(rows), width, dtype=torch.int64)
         real = torch.zeros(len(rows), width, dtype=torch.bool)
         visual = torch.zeros(len(rows), width, dtype=torch.bool)
         source = []
-        for i, (row, (p, t)) in enumerate(zip(rows, lengths, strict=True)):
-            tokens[i, :p], tokens[i, p : p + t - 1] = row.prompt.tokens, row.tokens[:-1]
-            positions[..., i, :p] = row.prompt.positions
+        for i, (row, (kept, at), (p, t)) in enumerate(zip(rows, shows, lengths, strict=True)):
+            tokens[i, :p], tokens[i, p : p + t - 1] = kept, row.tokens[:-1]
+            positions[..., i, :p] = at
             positions[..., i, p : p + t - 1] = row.positions[..., :-1]
             real[i, : p + t - 1] = True
-            visual[i, :p], visual[i, p : p + t - 1] = row.prompt.visual, row.visual[:-1]
+            visual[i, p : p + t - 1] = row.visual[:-1]
+            if not (blind and self.hybrid):
+                visual[i, :p] = row.prompt.visual
             source.append((torch.arange(p - 1, p + t - 1) + i * width)[row.scored])
+        if blind and self.hybrid and bool(visual.any()):
+            raise NotImplementedError("media inside a response cannot be hidden from layers of linear attention")
         places = visual.view(-1).nonzero()[:, 0].to(device)
         embeds = self.embed(tokens.to(device))
         deepstack: tuple[Tensor, ...] = ()
-        mask = real
-        if blind:
-            # Rows of hidden tokens see themselves, so that no softmax is empty; nothing reads them.
-            see = (real & ~visual)[:, None, :] & torch.ones(width, width, dtype=torch.bool).tril()
-            mask = (see | torch.eye(width, dtype=torch.bool))[:, None]
-        else:
-            shown = [piece for r in rows for piece in (r.prompt, *r.shown)]
-            flat, deepstack = self._insert(embeds.flatten(0, 1), shown, places, weights, cost, scope)
+        if not blind:
+            pieces = [piece for r in rows for piece in (r.prompt, *r.shown)]
+            flat, deepstack = self._insert(embeds.flatten(0, 1), pieces, places, weights, cost, scope)
             embeds = flat.view(embeds.shape)
+        mask = self._mask(real, visual, blind)
         extra: dict[str, Any] = {}
         if recorder is not None:
             recorder.spans = [(p - 1, p + t - 1) for p, t in lengths]
             recorder.seen = (real & ~visual if blind else real).to(device)
             extra["recorder"] = recorder
-        states = self._run(embeds, positions.to(device), mask.to(device), places, deepstack, **extra)
+        states = self._run(embeds, positions.to(device), mask, places, deepstack, **extra)
         if recorder is not None:
             said = torch.cat([r.scored for r in rows])
             recorder.harvest(None if bool(said.all()) else said.nonzero()[:, 0].to(device))
         return states.flatten(0, 1).index_select(0, torch.cat(source).to(device)), tokens.numel()
+
+    def _mask(self, real: Tensor, visual: Tensor, blind: bool) -> Any:
+        """The mask of the padded layout for real, visual [b,L] bool: the model's own wherever that says it all."""
+        if (blind and not self.hybrid) or (self.both_ways and bool(visual.any())):
+            seen = real & ~visual if blind else real
+            place, image = torch.arange(real.shape[1]), None if blind else images(visual)
+            return masks(self.config, (allowed(place, place, None, image, image) & seen[:, None]).to(self.device))
+        return real.to(self.device)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.seeing import additive, allowed, images
 from mmcredit.rollouts import Inserted
 
 if TYPE_CHECKING:
@@ -103,28 +104,37 @@ class ResponseBatch:
     prompt_lengths: tuple[int, ...]  # per response
     prompt_width: int
     device: torch.device
-    _masks: dict[tuple[torch.dtype, int], Tensor] = field(default_factory=dict)
+    places: tuple[Tensor, Tensor]  # [count,P] of the prompt keys in their whole row, [count,R] of the own keys
+    _masks: dict[tuple[torch.dtype, int, int | None], Tensor] = field(default_factory=dict)
 
     @property
     def plain(self) -> bool:
         """No prompt key is padding: the mask is causal, aligned to the lower right."""
         return all(n == self.prompt_width for n in self.prompt_lengths)
 
-    def mask(self, dtype: torch.dtype, repeats: int) -> Tensor:
+    def cuts(self, window: int | None) -> bool:
+        """Whether a window hides any key from any query."""
+        return window is not None and int(self.places[1].max()) >= window
+
+    def mask(self, dtype: torch.dtype, repeats: int, window: int | None = None) -> Tensor:
         """[1 or count, 1, repeats*R, P+R] additive mask: own keys causal, prompt keys visible up to their length.
 
-        `repeats` query heads share a key head and are folded into the query axis.
+        `repeats` query heads share a key head and are folded into the query axis. `window`: one that `cuts`.
         """
-        if (dtype, repeats) not in self._masks:
+        if (dtype, repeats, window) not in self._masks and window is not None:
+            keys, at = self.places
+            real = torch.arange(self.prompt_width) < torch.tensor(self.prompt_lengths)[:, None]
+            see = torch.cat([allowed(at, keys, window) & real[:, None], allowed(at, at, window)], 2)
+            self._masks[dtype, repeats, window] = additive(see, dtype).to(self.device).repeat(1, repeats, 1)[:, None]
+        elif (dtype, repeats, window) not in self._masks:
             length, width = self.rectangle.length, self.prompt_width
             own = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
             lengths = torch.tensor(self.prompt_lengths[:1] if self.plain else self.prompt_lengths, device=self.device)
             prompt = torch.arange(width, device=self.device) < lengths[:, None]  # [n, P]
             n = prompt.shape[0]
-            allowed = torch.cat([prompt[:, None].expand(n, length, width), own.expand(n, length, length)], 2)
-            bias = torch.zeros(allowed.shape, dtype=dtype, device=self.device).masked_fill_(~allowed, -torch.inf)
-            self._masks[dtype, repeats] = bias.repeat(1, repeats, 1)[:, None]
-        return self._masks[dtype, repeats]
+            see = torch.cat([prompt[:, None].expand(n, length, width), own.expand(n, length, length)], 2)
+            self._masks[dtype, repeats, None] = additive(see, dtype).repeat(1, repeats, 1)[:, None]
+        return self._masks[dtype, repeats, window]
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,21 @@ class PromptBatch:
 
     rectangle: Rectangle
     responses: tuple[ResponseBatch, ...]
+    places: Tensor  # [count,P] int64 of each token in its whole row, hidden tokens included; padding goes on behind
+    images: Tensor | None  # [count,P] int64: its image, -1 for text; None where images are seen as text is
+    device: torch.device
+    _masks: dict[tuple[torch.dtype, int | None], Tensor] = field(default_factory=dict)
+
+    def mask(self, dtype: torch.dtype, window: int | None) -> Tensor | None:
+        """[count,1,P,P] additive mask, None where the attention is plainly causal."""
+        if window is not None and int(self.places.max()) < window:
+            window = None
+        if window is None and self.images is None:
+            return None
+        if (dtype, window) not in self._masks:
+            see = allowed(self.places, self.places, window, self.images, self.images)
+            self._masks[dtype, window] = additive(see, dtype).to(self.device)[:, None]
+        return self._masks[dtype, window]
 
 
 @dataclass(frozen=True)
@@ -186,6 +211,22 @@ def shown(prompt: Prompt, blind: bool) -> tuple[Tensor, Tensor]:
     return prompt.tokens[keep], prompt.positions[..., keep]
 
 
+def _padded_places(visual: Sequence[Tensor], blind: bool, width: int) -> Tensor:
+    """[count,width] int64 for visual [L] bool of each: places of the shown tokens; those of padding come behind."""
+    out = torch.arange(width) + torch.tensor([len(v) for v in visual])[:, None]
+    for i, hidden in enumerate(visual):
+        kept = (~hidden).nonzero()[:, 0] if blind else torch.arange(len(hidden))
+        out[i, : len(kept)] = kept
+    return out
+
+
+def _padded_images(prompts: Sequence[Prompt], width: int) -> Tensor:
+    out = torch.full((len(prompts), width), -1)
+    for i, prompt in enumerate(prompts):
+        out[i, : len(prompt)] = images(prompt.visual)
+    return out
+
+
 def shown_response(row: Row, blind: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of a response without its last token, which predicts nothing, what a view keeps: tokens [R'], positions [R'] or
     [3,R'], places of visual tokens among them, and the place that predicts each scored token: 0 is the last of the
@@ -201,8 +242,8 @@ def shown_response(row: Row, blind: bool) -> tuple[Tensor, Tensor, Tensor, Tenso
     return tokens[keep], positions[..., keep], visual[keep].nonzero()[:, 0], before[row.scored]
 
 
-def build_layout(rows: Sequence[Row], blind: bool, device: torch.device) -> Layout:
-    """Pack the rows; prompts with the same number stand in it once."""
+def build_layout(rows: Sequence[Row], blind: bool, device: torch.device, both_ways: bool = False) -> Layout:
+    """Pack the rows; prompts with the same number stand in it once. `both_ways`: tokens of an image see each other."""
     members: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         members.setdefault(row.number, []).append(i)
@@ -222,6 +263,8 @@ def build_layout(rows: Sequence[Row], blind: bool, device: torch.device) -> Layo
         inside, lengths = numbers[run], prompt_lengths[run]
         rectangle = _rectangle(at, lengths, device)
         last: dict[int, int] = {}
+        packed = [rows[members[number][0]].prompt for number in inside]
+        places = _padded_places([p.visual for p in packed], blind, rectangle.length)
         for number, n in zip(inside, lengths, strict=True):
             prompt = rows[members[number][0]].prompt
             tokens.append(views[number][0])
@@ -253,8 +296,12 @@ def build_layout(rows: Sequence[Row], blind: bool, device: torch.device) -> Layo
                 at += length
             owner = torch.tensor([t[1] for t in chosen], device=device) if len(inside) > 1 else None
             widths = tuple(lengths[t[1]] for t in chosen)
-            responses.append(ResponseBatch(shape, owner, widths, rectangle.length, device))
-        batches.append(PromptBatch(rectangle, tuple(responses)))
+            inside_own = _padded_places([rows[t[2]].visual[:-1] for t in chosen], blind, shape.length)
+            behind = inside_own + torch.tensor([len(packed[t[1]]) for t in chosen])[:, None]
+            keys = places[torch.tensor([t[1] for t in chosen])]
+            responses.append(ResponseBatch(shape, owner, widths, rectangle.length, device, (keys, behind)))
+        seen = _padded_images(packed, rectangle.length) if both_ways and not blind else None
+        batches.append(PromptBatch(rectangle, tuple(responses), places, seen, device))
     return Layout(
         tokens=torch.cat(tokens).to(device),
         positions=torch.cat(positions, -1).to(device),

@@ -14,6 +14,7 @@ import torch
 from mmcredit.policy.adapters import CONFIG, chain
 from mmcredit.policy.chat_templates import read_ends, set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
+from mmcredit.policy.families import decoder_name, vision_parameters
 from mmcredit.policy.save import source_dtype
 
 BUILTIN = "builtin:"
@@ -93,7 +94,10 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
     processor = None
     if vision:
         limits = {k: v for k in ("min_pixels", "max_pixels") if (v := getattr(config, k)) is not None}
-        processor = AutoProcessor.from_pretrained(texts, **trust)
+        try:
+            processor = AutoProcessor.from_pretrained(texts, **trust)
+        except ImportError as error:
+            raise ValueError(f"model.path={config.path!r}: its processor cannot be made: {error}") from error
         limit_pixels(processor, **limits)
         tokenizer = processor.tokenizer
     else:
@@ -130,9 +134,9 @@ def limit_pixels(processor: Any, min_pixels: int | None = None, max_pixels: int 
 def prepare(model: torch.nn.Module, config: ModelConfig, seed: int = 0) -> torch.nn.Module:
     """Freeze, checkpoint and adapt a model as the config says. The result is a PeftModel with `lora`."""
     base: Any = (model.get_base_model() if hasattr(model, "disable_adapter") else model).model  # type: ignore[operator]
-    tower = getattr(base, "visual", None) or getattr(base, "vision_tower", None)
-    if config.freeze_vision and isinstance(tower, torch.nn.Module):
-        tower.requires_grad_(False)
+    if config.freeze_vision:
+        for parameter in vision_parameters(base):
+            parameter.requires_grad_(False)
     if config.lora is not None and not hasattr(model, "disable_adapter"):
         model = _add_lora(model, config.lora, seed)
     if config.gradient_checkpointing:
@@ -159,7 +163,8 @@ def _targets(model: torch.nn.Module, lora: LoRAConfig) -> str:
         return lora.target_modules
     base: Any = model.model
     # Towers have layers of the same names: keep to the language model.
-    inside = r"(?:.*\.)?language_model\." if hasattr(base, "language_model") else ""
+    decoder = decoder_name(base)
+    inside = rf"(?:.*\.)?{decoder}\." if decoder is not None else ""
     return rf"{inside}.*\b(?:{'|'.join(lora.target_modules)})"
 
 

@@ -4,19 +4,21 @@ The Qwen-VL processors resize to 8-bit pixels, then rescale, normalise and cut i
 without loss. So a view needs no second reading of the file, no decoder and no resampling, and shows exactly the pixels
 that the clean prompt shows wherever they are not changed. The way back is checked against the processor itself on the
 first image and the first video.
+
+Tiles overlap and are resized by themselves: there the picture is read again and changed before it is cut (`retiled`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from mmcredit.policy.vision import Item, items
+from mmcredit.policy.vision import TILES, Item, items
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,15 +29,30 @@ if TYPE_CHECKING:
 # (frames, place among the prompt's media) -> frames of the same size; an image is one frame
 Edit = Callable[[list[Image.Image], int], Sequence[Image.Image]]
 
+
+class Retiles(Protocol):
+    """What does this work where images are cut into tiles."""
+
+    def __call__(self, prompt: Prompt, edit: Edit, tag: str) -> Prompt:
+        """As `Pixels.edited`."""
+        ...
+
+    def picture(self, item: Item) -> Image.Image:
+        """An image as the model sees it."""
+        ...
+
+
 _PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 class Pixels:
     """Reads and writes the pixels of prompts made by one processor."""
 
-    def __init__(self, processor: Any) -> None:
-        """`processor` has an `image_processor` and, for videos, a `video_processor`."""
+    def __init__(self, processor: Any, retiling: Retiles | None = None) -> None:
+        """`processor` has an `image_processor` and, for videos, a `video_processor`; `retiling` does the work where
+        images are cut into tiles (`pixels_of` in `retiled` gives what a policy needs)."""
         self.processor = processor
+        self.retiling = retiling
         self._layouts: dict[str, Patches] = {}
         self._checked: set[str] = set()
 
@@ -49,6 +66,8 @@ class Pixels:
         """
         if not prompt.media_keys:
             return prompt
+        if TILES in prompt.media and self.retiling is not None:
+            return self.retiling(prompt, edit, tag)
         keys: list[str] = []
         parts: dict[str, list[Tensor]] = {}
         for place, item in enumerate(items(prompt)):
@@ -57,7 +76,7 @@ class Pixels:
                 after = list(edit(before, place))
             except ValueError as error:
                 raise ValueError(f"sample {prompt.sample_id}: the view {tag}: {error}") from error
-            self._check_frames(before, after, prompt.sample_id, tag)
+            check_frames(before, after, prompt.sample_id, tag)
             old, new = (np.stack([np.asarray(f) for f in frames]) for frames in (before, after))
             if np.array_equal(old, new):
                 pixels, key = item.pixels, item.key
@@ -86,6 +105,10 @@ class Pixels:
             self._checked.add(item.kind)
         return [Image.fromarray(frame) for frame in frames]
 
+    def pictures(self, item: Item, sample_id: str) -> list[Image.Image]:
+        """Frames to look at: those of `frames`, or the whole picture of an image that is cut into tiles."""
+        return [self.retiling.picture(item)] if item.grid is None and self.retiling else self.frames(item, sample_id)
+
     def _layout(self, kind: str, sample_id: str) -> Patches:
         if kind not in self._layouts:
             processor = getattr(self.processor, f"{kind}_processor", None)
@@ -100,18 +123,19 @@ class Pixels:
         name = type(getattr(self.processor, f"{kind}_processor")).__name__
         return ValueError(
             f"sample {sample_id}: the pixels that {name} makes cannot be read back exactly, so there are no masked or "
-            "corrupted views; the verified families are Qwen2.5-VL and Qwen3-VL (model.path)"
+            "corrupted views; docs/models.md names the families that have them (model.path)"
         )
 
-    @staticmethod
-    def _check_frames(before: Sequence[Image.Image], after: Sequence[Image.Image], sample_id: str, tag: str) -> None:
-        wanted, found = [(f.mode, f.size) for f in before], [(f.mode, f.size) for f in after]
-        if wanted != found:
-            wrong = next((f for f, w in zip(found, wanted, strict=False) if f != w), f"{len(found)} frames")
-            raise ValueError(
-                f"sample {sample_id}: the view {tag} turned {len(wanted)} frames {wanted[0]} into {wrong}; a view must "
-                "keep mode and size, or the number of visual tokens changes"
-            )
+
+def check_frames(before: Sequence[Image.Image], after: Sequence[Image.Image], sample_id: str, tag: str) -> None:
+    """Raise ValueError, naming the sample, if an edit changed number, mode or size of frames."""
+    wanted, found = [(f.mode, f.size) for f in before], [(f.mode, f.size) for f in after]
+    if wanted != found:
+        wrong = next((f for f, w in zip(found, wanted, strict=False) if f != w), f"{len(found)} frames")
+        raise ValueError(
+            f"sample {sample_id}: the view {tag} turned {len(wanted)} frames {wanted[0]} into {wrong}; a view must "
+            "keep mode and size, or the number of visual tokens changes"
+        )
 
 
 class Patches:
@@ -152,6 +176,7 @@ class Patches:
 
     def read(self, item: Item) -> NDArray[np.uint8]:
         """[frames, H, W, 3]: the nearest 8-bit pixels."""
+        assert item.grid is not None, "tiles are no patches"
         steps, rows, columns = (int(n) for n in item.grid)
         patches = item.pixels.float().view(-1, 3, self.depth, self.side, self.side)
         if self.image:

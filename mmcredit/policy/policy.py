@@ -14,7 +14,7 @@ import torch
 from mmcredit.data.media import MediaLimits, content_key, load_image
 from mmcredit.data.sample import Sample
 from mmcredit.data.videos.base import video_loader
-from mmcredit.policy import agreement, batching
+from mmcredit.policy import agreement, batching, own_forward
 from mmcredit.policy.adapters import record_base
 from mmcredit.policy.batching import MicroBatch, check_rollouts
 from mmcredit.policy.chat_templates import save_ends, stop_strings
@@ -192,6 +192,19 @@ class Policy:
             rows,
             lambda states, tokens: self._runner.read({CLEAN: states}, tokens, wanted, 1.0, None)[CLEAN]["logprobs"],
         )
+
+    @torch.no_grad()
+    def check_family(self, prompts: Sequence[Prompt]) -> None:
+        """Compare a pass with the model's own forward on one of these prompts with media and one without.
+
+        Raises UnsupportedModel where they differ: scores of this model would be wrong, whatever is trained on.
+        """
+        self._mode(training=False)
+        with self._whole():
+            for seen in (True, False):
+                for prompt in prompts:
+                    if bool(prompt.media_keys) == seen and own_forward.check(self.body, self.encoder, prompt):
+                        break
 
     def micro_batches(
         self, prompts: Sequence[Prompt], rollouts: Rollouts, *, budget: int, layout: LayoutName | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -74,6 +74,24 @@ class Renderer:
             "not read it; change the turns of the data, or set model.chat_template to another template",
             LOST,
         )
+
+    def turn_end(self, ends: Collection[int]) -> int | None:
+        """The id among `ends` with which the template closes an assistant's turn; None where it writes none of them.
+
+        A model may know several ends (Qwen: <|im_end|> and <|endoftext|>); what is taught must end with the one that a
+        turn ends with, or the model learns to go on."""
+        said = "qzx"
+        messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": said})
+        tokenizer = getattr(self.holder, "tokenizer", self.holder)
+        for form in self._forms:
+            try:
+                text = self.holder.apply_chat_template(form(messages), tokenize=False, **self.variables)
+            except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+                continue
+            if said in text:
+                tail = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
+                return next((int(token) for token in tail if token in ends), None)
+        return None
 
     def _apply(self, messages: Messages) -> str:
         going_on = messages[-1]["role"] == "assistant"

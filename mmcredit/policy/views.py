@@ -101,7 +101,7 @@ class Views:
 
 def furnish_views(policy: Policy, settings: Mapping[str, Any], seed: int) -> Views:
     """Give a policy its masked, corrupted and teacher views. Raises ValueError as `Views`."""
-    from mmcredit.policy.pixels import Pixels
+    from mmcredit.policy.retiled import pixels_of
 
     def forget(keys: Collection[str]) -> None:
         for body in (policy.body, policy.reference):
@@ -109,7 +109,7 @@ def furnish_views(policy: Policy, settings: Mapping[str, Any], seed: int) -> Vie
                 body.vision.forget(keys)
 
     pixel_views = {name: value for name, value in settings.items() if name != "teacher"}
-    views = Views(Pixels(policy.processor), pixel_views, seed, forget)
+    views = Views(pixels_of(policy), pixel_views, seed, forget)
     policy.view_prompts.update(dict.fromkeys(views.names, views))
     policy.view_prompts["anchor"] = lambda view, prompt: prompt
     policy.view_prompts["teacher"] = TeacherPrompts(policy.encode, settings.get("teacher"))

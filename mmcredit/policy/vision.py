@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -49,22 +49,57 @@ class Item:
 
     key: str
     kind: str  # image | video
-    pixels: Tensor  # [patches, channels * ...]
-    grid: Tensor  # [3] int64: frames, rows, columns of patches
+    pixels: Tensor  # [patches, channels * ...], or [tiles, channels, height, width]
+    grid: Tensor | None  # [3] int64: frames, rows, columns of patches; None for tiles
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  # what else goes with tiles
+
+
+class Family(Protocol):
+    """How models of one kind take preprocessed images: `grids` and `tiles` are the two there are."""
+
+    def encode(self, kind: str, todo: Sequence[Item]) -> list[Feature]:
+        """A feature for each item, by the model's own `get_image_features` (or `get_video_features`)."""
+        ...
+
+    def blank(self, kind: str) -> Item:
+        """The smallest item of a kind that the tower takes."""
+        ...
+
+    def patches(self, item: Item) -> int:
+        """What an item costs the tower, in patches."""
+        ...
 
 
 KINDS = ("image", "video")
+TILES = "image_tiles"  # [images] int64, tiles of each image: its presence says that pixels are tiles
 _MEDIA = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
 
 
 def media_kinds(prompt: Prompt) -> list[str]:
     """Which kinds of media a prompt has."""
+    if TILES in prompt.media:
+        return ["image"]
     return [kind for kind in KINDS if _MEDIA[kind][1] in prompt.media]
+
+
+def _tiles(prompt: Prompt) -> list[Item]:
+    counts = prompt.media[TILES].tolist()
+    by_tile = {"pixel_values", "pixel_attention_mask"}
+    parts = {
+        name: value.split(counts if name in by_tile else [1] * len(counts))
+        for name, value in prompt.media.items()
+        if name != TILES
+    }
+    return [
+        Item("", "image", parts["pixel_values"][i], None,
+             {k: v[i] if k in by_tile else v[i][0] for k, v in parts.items() if k != "pixel_values"})
+        for i in range(len(counts))
+    ]  # fmt: skip
 
 
 def items(prompt: Prompt) -> list[Item]:
     """The media of a prompt in the order of `media_keys`: images first, then videos, each in order of appearance."""
-    found: list[Item] = []
+    found: list[Item] = _tiles(prompt) if TILES in prompt.media else []
     for kind, (pixels_name, grid_name) in _MEDIA.items():
         if grid_name not in prompt.media:
             continue
@@ -74,22 +109,27 @@ def items(prompt: Prompt) -> list[Item]:
     if len(found) != len(prompt.media_keys):
         raise UnsupportedModel(
             f"sample {prompt.sample_id}: {len(prompt.media_keys)} media, but the processor describes {len(found)} "
-            f"by grids of patches (it gives {', '.join(sorted(prompt.media)) or 'nothing'}): images of this model can "
-            "be encoded, but not trained on; the verified vision families are Qwen2.5-VL and Qwen3-VL (model.path)"
+            f"by patches or tiles (it gives {', '.join(sorted(prompt.media)) or 'nothing'}): images of this model can "
+            "be encoded, but not trained on; docs/models.md names the families that can (model.path)"
         )
-    return [Item(key, i.kind, i.pixels, i.grid) for key, i in zip(prompt.media_keys, found, strict=True)]
+    return [replace(item, key=key) for key, item in zip(prompt.media_keys, found, strict=True)]
+
+
+def parameters_of(part: nn.Module | nn.Parameter) -> Iterator[nn.Parameter]:
+    """The parameters of a part of the vision side: a module, or a parameter itself (LLaVA-OneVision's new line)."""
+    return iter([part]) if isinstance(part, nn.Parameter) else part.parameters()
 
 
 class VisionEncoder:
     """The tower of one model, with its memory of features."""
 
-    def __init__(self, model: nn.Module, limit_bytes: int) -> None:
-        """`model` has `get_image_features` (and `get_video_features`); `limit_bytes` bounds the memory of features."""
-        self.model = model
-        self.limit = limit_bytes
-        tower = getattr(model, "visual", None) or getattr(model, "vision_tower", None)
-        assert isinstance(tower, nn.Module), "the model has no vision tower"
+    def __init__(self, family: Family, tower: nn.Module, parts: Mapping[str, Any], limit_bytes: int) -> None:
+        """`tower`: the encoder itself; `parts`: all modules and parameters that features are made with, by name in the
+        model body; `limit_bytes` bounds the memory of features."""
+        self.family = family
         self.tower = tower
+        self.parts = dict(parts)
+        self.limit = limit_bytes
         self.size = sum(p.numel() for p in self.tower.parameters())
         self._policy_frozen = self.frozen
         self._cache: OrderedDict[tuple[str, str], Feature] = OrderedDict()
@@ -97,8 +137,8 @@ class VisionEncoder:
 
     @property
     def frozen(self) -> bool:
-        """No parameter of the tower (adapters included) is trained."""
-        return not any(p.requires_grad for p in self.tower.parameters())
+        """No parameter that features are made with (adapters and projector included) is trained."""
+        return not any(p.requires_grad for part in self.parts.values() for p in parameters_of(part))
 
     def weights_changed(self) -> None:
         """Forget what a trained tower made with the old weights (features of other weights than the policy's stay)."""
@@ -151,15 +191,15 @@ class VisionEncoder:
         for kind in KINDS:
             if kind in kinds and not any(item.kind == kind for item in wanted.values()):
                 with torch.set_grad_enabled(with_graph):
-                    (found[kind],) = self._encode(kind, [self._blank(kind)])
+                    (found[kind],) = self.family.encode(kind, [self.family.blank(kind)])
                 continue
             todo = [item for key, item in wanted.items() if item.kind == kind and key not in found]
             if not todo:
                 continue
             with torch.set_grad_enabled(with_graph):
-                made = self._encode(kind, todo)
+                made = self.family.encode(kind, todo)
             cost.tower_calls += 1
-            patches = sum(item.pixels.shape[0] for item in todo)
+            patches = sum(self.family.patches(item) for item in todo)
             cost.patches += patches
             cost.flops += 2.0 * self.size * patches * (3 if with_graph else 1)
             for item, feature in zip(todo, made, strict=True):
@@ -167,34 +207,6 @@ class VisionEncoder:
                 if not with_graph:
                     self._remember((tag, item.key), feature)
         return found
-
-    def _blank(self, kind: str) -> Item:
-        """The smallest image or video that the tower takes."""
-        config: Any = self.tower.config
-        merge = int(getattr(self.tower, "spatial_merge_size", 2))
-        depth = int(getattr(config, "in_channels", 3)) * int(getattr(config, "temporal_patch_size", 1))
-        pixels = torch.zeros(merge**2, depth * int(config.patch_size) ** 2)
-        return Item("", kind, pixels, torch.tensor([1, merge, merge]))
-
-    def _encode(self, kind: str, todo: Sequence[Item]) -> list[Feature]:
-        device = next(self.tower.parameters()).device
-        pixels = torch.cat([item.pixels for item in todo]).to(device)
-        grid = torch.stack([item.grid for item in todo]).to(device)
-        encode: Any = self.model.get_image_features if kind == "image" else self.model.get_video_features
-        out = encode(pixels, grid, return_dict=True)
-        embeds = out.pooler_output
-        sizes = [int(e.shape[0]) for e in embeds] if isinstance(embeds, list | tuple) else None
-        if sizes is None or len(sizes) != len(todo):
-            merge = int(getattr(self.tower, "spatial_merge_size", 2)) ** 2
-            sizes = [item.pixels.shape[0] // merge for item in todo]
-            embeds = torch.cat(list(embeds)) if isinstance(embeds, list | tuple) else embeds
-            embeds = embeds.split(sizes)
-        # transformers 5.17 gives one tensor per deep-stack layer, 5.19 and later a list per layer, split by image
-        layers = [
-            torch.cat(list(layer)).split(sizes) if isinstance(layer, list | tuple) else layer.split(sizes)
-            for layer in getattr(out, "deepstack_features", None) or ()
-        ]
-        return [Feature(e, tuple(layer[i] for layer in layers)) for i, e in enumerate(embeds)]
 
     def _remember(self, key: tuple[str, str], feature: Feature) -> None:
         # A clone: the pieces are views of one tensor, and would keep all of it alive.

@@ -58,7 +58,10 @@ class Scoring:
                 "pairs of a run with a verifier (--from-run)"
             )
         plan = plan_scores(Needs(signals=(name,)), on_policy=True)
-        return self._over(self.policy, plan.passes, lambda results, _: plan.read(results)[name])
+        if not plan.passes:
+            raise ValueError(f"signal {name!r} is no number of a pass over the tokens; name another one in the loss")
+        # NaN is a token that the signal does not apply to: no reward, no weight.
+        return self._over(self.policy, plan.passes, lambda results, _: plan.read(results)[name].nan_to_num(nan=0.0))
 
     def logprobs_of(self, path: str) -> Sequence[Both]:
         """Log-probs under the model at `path`, which is dropped afterwards."""

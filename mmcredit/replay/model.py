@@ -167,7 +167,7 @@ class ReplayModel:
         temperature = self.setting.sampling.temperature
         results = self.policy.score(prompts, rollouts, merged, temperature=temperature, progress=advance)
         logprobs = results[CLEAN]["logprobs"]
-        rollouts = rollouts.with_signals(plan.read(results))
+        rollouts = rollouts.with_signals(plan.of_tokens(rollouts, self.policy.tokenizer) | plan.read(results))
         if rollouts.old_logprobs is None:
             rollouts = rollouts.replace(old_logprobs=logprobs)
         return Scored(

@@ -106,6 +106,12 @@ GLOSSARY: tuple[Entry, ...] = (
         "special_token above 0: the policy spells out control tokens. partial_utf8: characters are cut in half.",
     ),
     Entry(
+        r"tokens/.*",
+        "tokens/unigram_entropy, drift",
+        "Entropy of the sampled ids, and their Jensen-Shannon divergence from those of the prompts, in bits.",
+        "Entropy falling fast: the policy repeats itself. Drift rising: it leaves the words of its prompts.",
+    ),
+    Entry(
         r"policy/skipped_updates",
         "policy/skipped_updates",
         "Updates left out because their gradient was not finite.",

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 
 
 # Signals [B,S] with an axis of their own, padded to the longest where batches meet; what an empty place holds.
-SLOTTED = frozenset({"boundary_index", "boundary_value", "step_accuracy", "step_confidence"})
-FILL = {"boundary_index": -2, "step_id": -1, "step_accuracy": math.nan, "step_confidence": math.nan}
+SLOTTED = frozenset({"boundary_index", "boundary_value", "step_accuracy", "step_confidence", "step_votes"})
+FILL = {
+    "boundary_index": -2,
+    "step_id": -1,
+    "step_accuracy": math.nan,
+    "step_confidence": math.nan,
+    "step_votes": math.nan,
+}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmcredit.components import Component
 from mmcredit.policy.passes import Pass, View
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mmcredit.rollouts import Rollouts
 
 Results = Mapping[View, Mapping[str, "Tensor"]]
 
@@ -24,6 +26,17 @@ class Signal(Component):
     def read(self, results: Results) -> Tensor:
         """The signal, from the outputs of its passes."""
         raise TypeError(f"{type(self).__name__} does not implement read(results)")
+
+
+class TokenSignal(Signal):
+    """A signal of the sampled ids alone: no pass is run for it."""
+
+    def passes(self) -> tuple[Pass, ...]:
+        return ()
+
+    def make(self, rollouts: Rollouts, tokenizer: Any) -> Tensor:
+        """The signal of a batch."""
+        raise TypeError(f"{type(self).__name__} does not implement make(rollouts, tokenizer)")
 
 
 def one(view: View, *outputs: str) -> tuple[Pass, ...]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmcredit.components import Needs, build
 from mmcredit.policy.passes import CLEAN, Pass, View
-from mmcredit.signals.base import Results, Signal
+from mmcredit.signals.base import Results, Signal, TokenSignal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mmcredit.rollouts import Rollouts
 
 
 def merge(passes: Iterable[Pass]) -> tuple[Pass, ...]:
@@ -38,7 +40,12 @@ class ScorePlan:
 
     def read(self, results: Results) -> dict[str, Tensor]:
         """The signals, by name."""
-        return {name: signal.read(results) for name, signal in self.signals.items()}
+        return {n: signal.read(results) for n, signal in self.signals.items() if not isinstance(signal, TokenSignal)}
+
+    def of_tokens(self, rollouts: Rollouts, tokenizer: Any) -> dict[str, Tensor]:
+        """The signals that are made of the sampled ids, by name."""
+        own = {name: signal for name, signal in self.signals.items() if isinstance(signal, TokenSignal)}
+        return {name: signal.make(rollouts, tokenizer) for name, signal in own.items()}
 
 
 def plan_scores(needs: Needs, on_policy: bool, check_mismatch: bool = False, given: Collection[str] = ()) -> ScorePlan:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.components import build
 from mmcredit.data.dropped import Dropped, UnusableSample, reason_of
+from mmcredit.data.sample import name_at
 from mmcredit.policy.passes import CLEAN, Pass
 from mmcredit.seeds import derive
 from mmcredit.supervised.held_out import Measured
@@ -66,15 +68,18 @@ class Examples:
 
     def __init__(self, policy: Policy, data: TeachBlock) -> None:
         self.policy, self.data = policy, data
+        self.insert: Any = None if data.insert is None else build("strategy", data.insert)
 
     def __call__(self, sample: Sample) -> list[Taught]:
         """The examples of a sample: one, or one per assistant turn. Raises ValueError as `teach`."""
         data = self.data
         found = turns(sample, target_of(sample, data.target), data.every_turn)
-        return [
-            teach(s, t, self.policy, max_prompt_tokens=data.max_prompt_tokens, max_tokens=data.max_tokens)
-            for s, t in found
-        ]
+        limits: dict[str, Any] = {"max_prompt_tokens": data.max_prompt_tokens, "max_tokens": data.max_tokens}
+        if self.insert is None:
+            return [teach(s, t, self.policy, **limits) for s, t in found]
+        # Opened anew for each sample: what a strategy remembers of windows is for one batch of responses.
+        with self.insert.reactions(self.policy) as reaction:
+            return [teach(s, t, self.policy, **limits, reaction=reaction(s)) for s, t in found]
 
     def all(self, samples: Sequence[Sample], dropped: Dropped) -> list[Taught]:
         """Those of all samples; what cannot be used is counted."""
@@ -83,7 +88,7 @@ class Examples:
             try:
                 found += self(samples[index])
             except ValueError as error:
-                dropped.add(reason_of(error), f"held-out {index}")
+                dropped.add(reason_of(error), name_at(samples, index))
         return found
 
 
@@ -164,7 +169,7 @@ def fit_batch(
     """
     if selection is not None and selection.reads_attention:
         # The query row of the last token is computed only if a token follows it.
-        follower = policy.eos_token_ids[0]
+        follower = policy.eos_token_ids[0]  # any id will do: nothing is read there
         batch = [replace(e, tokens=(*e.tokens, follower), taught=(*e.mask, False)) for e in batch]
     rollouts = as_rollouts(batch, policy.tokenizer.pad_token_id)
     prompts = [each.prompt for each in batch]

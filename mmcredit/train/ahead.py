@@ -11,7 +11,6 @@ is sampled again, by the same seeds from the checkpoint's weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,6 @@ class Flight:
     asks: list[Ask]
     wait: Callable[..., list[Response]] | None  # until the responses are here
     responses: list[Response]
-    seconds: float = 0.0  # from the request to the last response, or to when it was waited for
 
 
 class Ahead:
@@ -56,14 +54,13 @@ class Ahead:
         before = self.stage.stream.state_dict()
         asks = self.stage.first_asks(step)
         wait = self.stage.engine.submit(_requests(asks), self.stage.sampling)
-        self.flight = Flight(step, before, asks, wait, [], time.perf_counter())
+        self.flight = Flight(step, before, asks, wait, [])
 
     def land(self) -> None:
         """Wait for what is in flight: afterwards the engine may be asked for something else, or be given weights."""
         flight = self.flight
         if flight is not None and flight.wait is not None:
             flight.responses, flight.wait = flight.wait(self.stage.bar.advance), None
-            flight.seconds = time.perf_counter() - flight.seconds
 
     def asks(self, step: int) -> list[Ask]:
         """The first round of `step`, which has landed; its responses are here for `take` from now on."""

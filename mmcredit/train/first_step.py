@@ -28,8 +28,9 @@ def score(parts: Parts, config: RunConfig, batch: Batch, first: bool, event: Eve
     setting to look at.
     """
     plan = parts.first_plan if first else parts.plan
+    made = plan.of_tokens(batch.rollouts, parts.policy.tokenizer)
     if not plan.passes:
-        return batch.rollouts, None
+        return batch.rollouts.with_signals(made), None
     passes = list(plan.passes)
     inserted = batch.rollouts.inserted or ((),) * len(batch)
     has_media = torch.tensor(
@@ -45,7 +46,7 @@ def score(parts: Parts, config: RunConfig, batch: Batch, first: bool, event: Eve
     temperature = config.rollout.sampling.temperature
     results = parts.policy.score(batch.prompts, batch.rollouts, passes, temperature=temperature)
     clean = results[CLEAN].get("logprobs") if CLEAN in results else None
-    rollouts = batch.rollouts.with_signals(plan.read(results))
+    rollouts = batch.rollouts.with_signals(made | plan.read(results))
     if plan.old_logprobs and clean is not None:
         known = batch.rollouts.old_logprobs  # of replayed responses: those of the policy that sampled them
         old = clean if known is None else torch.where(torch.isfinite(known), known, clean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from mmcredit.credit.groups import center, group_sums
 from mmcredit.policy.tokenisation import TokenisationCheck, summarise
 from mmcredit.rollouts import Credit, Rollouts
+from mmcredit.statistics import token_streams
 from mmcredit.train import checks
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def batch_metrics(
         "response/empty": sum(not text.strip() for text in texts) / len(texts),
     }
     metrics |= tokenisation_metrics(rollouts, tokenizer, prompts)
+    metrics |= stream_metrics(rollouts, prompts)
     for name, values in rollouts.reward_parts.items():
         finite = values[torch.isfinite(values)]
         metrics[f"reward/part/{name}"] = float(finite.mean()) if len(finite) else 0.0
@@ -46,6 +49,16 @@ def batch_metrics(
         if name in rollouts.signals and bool(rollouts.mask.any()):
             metrics[f"signal/{name}"] = float(rollouts.signals[name][rollouts.mask].mean())
     return metrics
+
+
+def stream_metrics(rollouts: Rollouts, prompts: Sequence[Prompt] | None) -> dict[str, float]:
+    """Entropy of the sampled ids, and their Jensen-Shannon divergence from those of the prompts, in bits."""
+    sampled = [tokens[mask].tolist() for tokens, mask in zip(rollouts.tokens.cpu(), rollouts.mask.cpu(), strict=True)]
+    metrics = {"tokens/unigram_entropy": token_streams.unigram_entropy(sampled)}
+    if prompts is not None:
+        asked = [prompt.tokens[~prompt.visual].tolist() for prompt in prompts]
+        metrics["tokens/drift"] = token_streams.jensen_shannon(asked, sampled)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def sampled_stretches(rollouts: Rollouts) -> tuple[list[list[int]], list[int]]:

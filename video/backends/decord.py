@@ -168,5 +168,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         answers.flush()
 
 
+Backend = DecordDecoder
+
 if __name__ == "__main__":
     serve(sys.stdin.buffer, sys.stdout.buffer)

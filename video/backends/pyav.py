@@ -236,3 +236,6 @@ def _rate(times: NDArray[np.float64], average: float) -> float:
         if rate > 0 and abs(steps / rate - last) <= 2e-3:
             return rate
     return steps / last
+
+
+Backend = PyAVDecoder

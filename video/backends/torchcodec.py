@@ -61,3 +61,6 @@ class TorchcodecDecoder:
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(path, f"cannot be decoded: {str(error).splitlines()[0]}", "damaged") from error
         return Frames(np.stack(pixels), index.times[list(indices)], tuple(int(i) for i in indices))
+
+
+Backend = TorchcodecDecoder

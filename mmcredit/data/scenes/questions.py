@@ -45,9 +45,13 @@ class Question:
     scene: Scene
     claims: tuple[str, ...]
 
-    def response(self) -> str:
-        """The ideal response: ``<think>The red circle is at the top left. ...</think><answer>...</answer>``."""
-        thought = ". ".join(self.claims) + "."
+    def response(self, describe: bool = False) -> str:
+        """The ideal response: ``<think>The red circle is at the top left. ...</think><answer>...</answer>``.
+
+        `describe`: all that the picture shows comes first, in reading order, then the claims that lead to the answer.
+        """
+        claims = dict.fromkeys([*description(self.scene), *self.claims] if describe else self.claims)
+        thought = ". ".join(claims) + "."
         return f"<think>{thought[0].upper()}{thought[1:]}</think><answer>{self.answer}</answer>"
 
 
@@ -58,6 +62,13 @@ class Draft:
     text: str
     answer: str
     make: Make
+
+
+def description(scene: Scene) -> list[str]:
+    """A true claim about everything in the picture, in reading order."""
+    if scene.bars:
+        return [f"the {bar.color} bar is {bar.value}" for bar in scene.bars]
+    return [f"there is {_a(thing)} at the {place_of(thing)}" for thing in in_reading_order(scene.things)]
 
 
 def _the_is_at(phrase: Phrase, thing: Thing) -> str:

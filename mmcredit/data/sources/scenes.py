@@ -55,6 +55,7 @@ class Scenes(TableSource):
     layout: Layout | None = Field(default=None, description="grid or free; else the difficulty's own")
     min_objects: int = Field(default=2, ge=1, le=6, description="fewest objects of a picture")
     max_objects: int = Field(default=5, ge=2, le=6, description="most objects of a picture")
+    described: bool = Field(default=False, description="ideal responses describe the whole picture first")
 
     @field_validator("kinds")
     @classmethod
@@ -118,5 +119,5 @@ class SceneRows:
             "form": question.form,
             "split": self._source.split,
             "scene": question.scene.to_json(),
-            "response": question.response(),
+            "response": question.response(self._source.described),
         }

@@ -106,14 +106,14 @@ def answer_cells(
     A question that cannot be read, encoded, corrupted or sampled is `Skipped` with its reason. Raises ValueError if no
     question of the first block can be answered in some cell: then it is not the question's fault.
     """
-    from mmcredit.policy.pixels import Pixels
+    from mmcredit.policy.retiled import pixels_of
 
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     labels = [cell.label for cell in cells]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise ValueError(f"{twice[0]} stands twice among the cells; give one of the operators another label")
-    pixels = Pixels(policy.processor)
+    pixels = pixels_of(policy)
     for first in range(0, len(samples), batch):
         block = range(first, min(first + batch, len(samples)))
         todo = [(cell, i) for cell in cells for i in block if not done(i, cell.label)]

@@ -13,6 +13,7 @@ from mmcredit.evaluate.ask.answer_lines import Rows, cell_label
 from mmcredit.evaluate.ask.cells import CLEAN, Cell, shown_in
 from mmcredit.evaluate.ask.settings import CORRUPTION_SEED
 from mmcredit.policy.pixels import Pixels
+from mmcredit.policy.retiled import pixels_of
 from mmcredit.policy.vision import items
 from mmcredit.report.samples import encode_image
 
@@ -70,7 +71,7 @@ def examples(
         chosen.append((f"{cell.label}: {100 * drop:.1f} points below clean", cell, flipped[:PER_CELL]))
     keys = {(label, n) for _, cell, numbers in chosen for n in numbers for label in (CLEAN.label, cell.label)}
     said = {key: row for row in rows.read() if (key := _first(row)) in keys}
-    pixels = Pixels(policy.processor)
+    pixels = pixels_of(policy)
     result = []
     for title, cell, numbers in chosen:
         shown = [_example(policy, pixels, target.samples[n], cell, n, said) for n in numbers]
@@ -123,7 +124,7 @@ def _images(policy: Policy, pixels: Pixels, sample: Sample, prompt: Prompt) -> l
     if not prompt.media_keys:
         return []
     try:
-        frames = [pixels.frames(item, sample.id)[0] for item in items(prompt)[:MAX_IMAGES]]
+        frames = [pixels.pictures(item, sample.id)[0] for item in items(prompt)[:MAX_IMAGES]]
     except ValueError:  # a processor whose pixels cannot be read back has clean images only
         frames = [load_image(m, policy.media_limits) for m in sample.media[:MAX_IMAGES] if m.kind == "image"]
     uris = []

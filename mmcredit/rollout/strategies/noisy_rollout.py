@@ -103,10 +103,10 @@ class NoisyRollout(Strategy):
 
     def noised(self, ask: Ask, level: int, stage: Stage) -> Prompt:
         """The prompt with noise of diffusion step `level` on all its media; drawn by the ask's own seeds."""
-        from mmcredit.policy.pixels import Pixels  # configs are checked without torch
+        from mmcredit.policy.retiled import pixels_of  # configs are checked without torch
 
         if self._pixels is None or self._pixels.processor is not stage.policy.processor:
-            self._pixels = Pixels(stage.policy.processor)
+            self._pixels = pixels_of(stage.policy)
         (seed,) = stage.seeds("noise", ask.sample.id, ask.seeds[0], count=1)
         operator = DiffusionNoise(step=level)
 

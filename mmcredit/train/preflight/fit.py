@@ -64,7 +64,8 @@ def model_words(config: RunConfig, policy: Policy) -> list[str]:
 
 
 def first_words(config: RunConfig, policy: Policy, prompts: Sequence[Prompt]) -> list[str]:
-    """Both kinds of sentences about the first prompts of a run."""
+    """Both kinds of sentences about the first prompts of a run. Raises UnsupportedModel as `Policy.check_family`."""
+    policy.check_family(prompts)
     seen = sum(bool(prompt.media_keys) for prompt in prompts)
     return model_words(config, policy) + media_words(config, policy, seen, len(prompts), "the first step")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mmcredit.components import build
 from mmcredit.data.audit import Audit, unread_media
 from mmcredit.evaluate.usable import check_share
+from mmcredit.policy.vision import UnsupportedModel
 from mmcredit.prepare import held_out_samples, load_samples, make_pool
 from mmcredit.rollout.volume import Volume, sampled
 from mmcredit.train.preflight import fit, memory
@@ -62,6 +63,7 @@ def look(config: RunConfig, policy: Policy, limit: int, start: Start | None = No
         if report.error is not None:
             found.errors.append(report.error)
     found.warnings += fit.model_words(config, policy)
+    _family(policy, found)
     _across(found)
     for report in found.sets:
         _set_words(config, policy, report, found)
@@ -85,6 +87,17 @@ def _sets(config: RunConfig, policy: Policy, limit: int, start: Start | None) ->
     if config.data.evaluate is None:
         return train, None
     return train, read("data.evaluate", lambda: held_out_samples(config))
+
+
+def _family(policy: Policy, found: Preflight) -> None:
+    """The model against its own forward, as a run does at its first step."""
+    prompts = [report.richest for report in found.sets if report.richest is not None]
+    for report in found.sets:
+        prompts += [policy.encode(r.sample) for r in report.usable if not r.sample.media][:1]
+    try:
+        policy.check_family(prompts)
+    except UnsupportedModel as error:
+        found.errors.append(str(error))
 
 
 def _across(found: Preflight) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmcredit.data.dropped import Dropped, reason_of
 from mmcredit.data.sample import name_at
-from mmcredit.policy.vision import UnsupportedModel
+from mmcredit.policy.vision import UnsupportedModel, items
 from mmcredit.policy.wording import as_read
 
 if TYPE_CHECKING:
@@ -134,8 +134,7 @@ def _accept(report: SetReport, sample: Sample, prompt: Prompt, policy: Policy) -
     if not prompt.media_keys:
         return
     report.with_media += 1
-    grids = [grid for name, grid in prompt.media.items() if name.endswith("grid_thw")]
-    patches = int(sum(grid.prod(-1).sum() for grid in grids))
+    patches = 0 if policy.body.vision is None else sum(policy.body.vision.family.patches(i) for i in items(prompt))
     report.pixel_bytes += sum(t.numel() * t.element_size() for t in prompt.media.values())
     if patches > report.patches or report.richest is None:
         report.patches, report.richest = patches, prompt

@@ -4,7 +4,8 @@ One softmax runs over both parts, so the result is that of ordinary attention ov
 a key-value head stand side by side in one matrix product; keys are not repeated for them, nor prompts for rows.
 
 Registered with transformers' attention interface as ``mmcredit_rollout``. No mask function goes with it: bodies then
-build no mask at all, since prompts are right padded (causality hides the padding) and the cache knows the rest.
+build no mask at all, since prompts are right padded (causality hides the padding) and the cache knows the rest: which
+keys a sliding layer no longer sees, and which tokens of a prompt are one image.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def attend(
     scaling: float | None = None,
     shared_prompt: SharedPromptCache | None = None,
     softcap: float | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention output [B,Q,H,D] for query [B,H,Q,D] and the key, value [B,K,.,D] that the cache returned.
@@ -50,12 +52,19 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if shared_prompt.stage == "prompt":
         grouped = query.shape[1] != key.shape[1]
-        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+        mask = shared_prompt.reading_mask(query.shape[2], sliding_window, query.dtype, query.device)
+        out = scaled_dot_product_attention(
+            query, key, value, mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+        )
         return out.transpose(1, 2), None
-    return _attend_both(query * scale, key, value, shared_prompt, module.layer_idx), None  # type: ignore[arg-type]
+    layer_idx: Any = module.layer_idx
+    layer = shared_prompt.slot(layer_idx)
+    return _attend_both(query * scale, key, value, shared_prompt, layer, sliding_window), None
 
 
-def _attend_both(query: Tensor, key: Tensor, value: Tensor, cache: SharedPromptCache, layer: int) -> Tensor:
+def _attend_both(
+    query: Tensor, key: Tensor, value: Tensor, cache: SharedPromptCache, layer: int, window: int | None
+) -> Tensor:
     n, h, q, d = query.shape
     k, own = key.shape[1], key.shape[2]
     r = h // k * q  # queries per key-value head
@@ -71,7 +80,11 @@ def _attend_both(query: Tensor, key: Tensor, value: Tensor, cache: SharedPromptC
         to_own = (to_own.view(n, k, h // k, q, own) + cache.query_bias).view(n, k, r, own)
     elif cache.own_bias is not None:
         to_own = to_own + cache.own_bias[..., :own]
-    weights = torch.cat((_to_rows(to_prompt, cache, n, k, r), to_own), -1).softmax(-1).to(value.dtype)
+    scores = torch.cat((_to_rows(to_prompt, cache, n, k, r), to_own), -1)
+    far = cache.far_bias(q, own, window)
+    if far is not None:
+        scores = (scores.view(n, k, h // k, q, length + own) + far).view(n, k, r, length + own)
+    weights = scores.softmax(-1).to(value.dtype)
 
     from_prompt = torch.bmm(_to_slots(weights[..., :length], cache), prompt_value)  # [P*K,S*R,D]
     from_own = torch.matmul(weights[..., length:], value)  # [N,K,R,D]

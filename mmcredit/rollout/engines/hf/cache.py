@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, LinearAttentionLayer
+
+from mmcredit.policy.seeing import additive, allowed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +52,12 @@ class SharedPromptCache(Cache):
         self.prompt_bias: Tensor | None = None  # [P*K,1,L] f32, -inf at padding; None if all prompts are equally long
         self.own_bias: Tensor | None = None  # [N,1,1,capacity] f32, -inf at prefix padding; None if there is none
         self.query_bias: Tensor | None = None  # [N,1,1,Q,T] f32, the mask of a forward over several own tokens
+        self.images: Tensor | None = None  # [p,L] int64 of the prompts being read: image of a token, -1 for text
+        self.starts: Tensor | None = None  # [N] int64: place of each row's first own column in its whole sequence
+        self._far: tuple[tuple[int, int, int | None], Tensor | None] | None = None  # of the present forward
+        # Layers of linear attention carry states along the row instead; attention layers are counted past them.
+        self._attention: dict[int, int] = {}  # number of a layer -> its place in the lists above
+        self._states: list[list[Any]] = []  # while prompts are read: the layers' states of each batch
         self.row_prompt = torch.zeros(0, dtype=torch.int64)  # [N] on the CPU, ascending
         self.prompts = 0
         self.slots = 0
@@ -60,10 +68,38 @@ class SharedPromptCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.filled
 
+    def slot(self, layer_idx: int) -> int:
+        """Where the keys of an attention layer are, in the lists of this cache."""
+        return self._attention.setdefault(layer_idx, len(self._attention))
+
+    def begin_states(self, layers: int) -> None:
+        """Before a batch of prompts of a model with linear attention: states of all its layers start anew."""
+        self.layers = [LinearAttentionLayer() for _ in range(layers)]
+        self._states.append(self.layers)
+
+    def set_states(self, prompts: Tensor) -> None:
+        """The states that rows start with: those behind their prompts (CPU [N] int64, in the order read)."""
+        first, *others = self._states
+        for place, layer in enumerate(first):
+            if not layer.is_conv_states_initialized[0]:
+                continue  # a layer that attends
+            for name in ("conv_states", "recurrent_states"):
+                parts = [getattr(batch[place], name)[0] for batch in (first, *others)]
+                getattr(layer, name)[0] = torch.cat(parts)
+        self.layers, self._states = first, []
+        self._reorder(prompts)
+
+    def _reorder(self, index: Any) -> None:
+        layers: list[Any] = self.layers
+        for layer in layers:
+            if layer.is_conv_states_initialized[0]:
+                layer.reorder_cache(index)
+
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values ([B,K,Q,D]); what attention of this stage reads comes back."""
+        layer_idx = self.slot(layer_idx)
         if self.stage == "prompt":
             if layer_idx == len(self.prompt_keys):
                 self.prompt_keys.append([])
@@ -92,6 +128,35 @@ class SharedPromptCache(Cache):
             raise AssertionError("own tokens were counted before a layer stored them")
         return grown
 
+    def reading_mask(self, length: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """[1 or p,1,L,L] additive mask of the prompts being read; None where plain causality is right."""
+        window = None if window is None or length <= window else window
+        if window is None and self.images is None:
+            return None
+        place = torch.arange(length, device=device)
+        return additive(allowed(place, place, window, self.images, self.images), dtype).view(-1, 1, length, length)
+
+    def far_bias(self, queries: int, own: int, window: int | None) -> Tensor | None:
+        """[N,1,1,Q,L+own] f32, -inf at keys that a window hides from the last Q own tokens; None if it hides none."""
+        if window is None or self.starts is None:
+            return None
+        name = (queries, own, window)
+        if self._far is None or self._far[0] != name:
+            self._far = (name, self._far_bias(queries, own, window))
+        return self._far[1]
+
+    def _far_bias(self, queries: int, own: int, window: int) -> Tensor | None:
+        assert self.starts is not None
+        if int(self.starts.max()) + own <= window:
+            return None
+        column = torch.arange(own, device=self.starts.device)
+        at = self.starts[:, None] + column
+        prompt = torch.arange(self.prompt_keys[0].shape[1], device=at.device).expand(len(at), -1)
+        see = allowed(at[:, own - queries :], torch.cat([prompt, at], 1), window)
+        # Causality among own tokens, and what is padding, other masks say.
+        see[..., prompt.shape[1] :] |= column > column[own - queries :, None]
+        return additive(see, torch.float32)[:, None, None]
+
     def finish_prompts(self, lengths: list[int]) -> None:
         """Join the prompt batches into one padded block per layer. `lengths`: of all prompts, in the order read."""
         longest = max(lengths)
@@ -101,6 +166,7 @@ class SharedPromptCache(Cache):
                 block = padded[0] if len(padded) == 1 else torch.cat(padded)
                 store[layer] = block.reshape(-1, longest, block.shape[-1])
         self.prompts = len(lengths)
+        self.images = None
         if min(lengths) < longest:
             keys = self.prompt_keys[0]
             heads = keys.shape[0] // self.prompts
@@ -136,6 +202,10 @@ class SharedPromptCache(Cache):
             for layer, block in enumerate(store):
                 if block is not None:
                     store[layer] = block.index_select(0, index)
+        self._reorder(keep)
+        self._far = None
+        if self.starts is not None:
+            self.starts = self.starts.index_select(0, index)
         if self.own_bias is not None:
             self.own_bias = self.own_bias.index_select(0, index)
         row_prompt = self.row_prompt[keep]

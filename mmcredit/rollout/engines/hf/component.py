@@ -21,7 +21,7 @@ class HF(Settings):
     to float noise of the logits. There is nothing to synchronise: the weights are the training model's.
 
     Every log-prob is that of the full softmax at the sampling temperature, suppressed ids masked, before top-k and
-    top-p. Attention with sliding windows is taken as long as a sequence fits in the window.
+    top-p.
 
     Cost: one prompt forward per prompt, one forward per token over the responses that are left.
     """

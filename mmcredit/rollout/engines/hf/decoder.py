@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from mmcredit.policy.forward import EmbeddedPrompt
 from mmcredit.policy.policy import Policy
 from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.seeing import windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +31,10 @@ class Decoder:
         self.vocabulary: int = body.vocabulary
         config: Any = self.body.config
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
-        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-        self.window: int | None = int(config.sliding_window) if sliding else None
+        self.windows: bool = any(window is not None for window in windows(config).values())
+        self.both_ways: bool = body.both_ways
+        self.hybrid: bool = body.hybrid
+        self.takes_insertions: bool = not (self.windows or self.both_ways or body.hybrid)
 
     def read(self, prompts: Sequence[Prompt], **options: Any) -> Tensor:
         """Hidden states [p,L,d] of these prompts, right padded, images included; `options` go to the body."""

@@ -163,6 +163,16 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
                 f"min_new_tokens is {sampling.min_new_tokens}, but a response that is stopped for insertions would "
                 "count it anew; set rollout.sampling.min_new_tokens to 0"
             )
+        if request.reaction is not None and not decoder.takes_insertions:
+            raise ValueError(
+                f"sample {prompt.sample_id}: {type(decoder.body).__name__} has sliding windows or layers of another "
+                "kind, and engine 'hf' inserts nothing into its responses; take another model (model.path)"
+            )
+        if prefix and decoder.hybrid:
+            raise ValueError(
+                f"sample {prompt.sample_id}: a response is to be continued, and engine 'hf' does not carry the states "
+                f"of {type(decoder.body).__name__}'s linear attention through prefixes; take a strategy without them"
+            )
         room = request.room
         inserted = f" + inserted tokens {room}" if room else ""
         remedy = "lower max_new_tokens or the prompt limit" + (", or what may be inserted" if room else "")
@@ -176,10 +186,4 @@ def _check_lengths(requests: Sequence[Request], sampling: Sampling, decoder: Dec
                 f"sample {prompt.sample_id}: prompt positions {prompt.next_position} + prefix {prefix} + "
                 f"max_new_tokens {new_tokens}{inserted} = {last} exceed the model's {decoder.max_positions} "
                 f"positions; {remedy}"
-            )
-        total = len(prompt) + prefix + new_tokens + room
-        if decoder.window is not None and total > decoder.window:
-            raise ValueError(
-                f"sample {prompt.sample_id}: {total} tokens exceed the model's attention window of {decoder.window}, "
-                f"which engine 'hf' does not support; {remedy}"
             )

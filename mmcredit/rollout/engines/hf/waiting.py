@@ -1,8 +1,8 @@
 """Responses of a wave that stop for a reaction: set aside with their keys and values, and taken up again together.
 
-A response that waits leaves the batch. When no other response is left that goes on, all that wait are given what was
-promised, read it behind what they hold (nothing before it is read again), and form the next batch. So which responses
-are computed side by side depends on what they say and never on how long a reaction takes.
+A response that waits leaves the batch. When few others are left that go on (see `STRAGGLERS`), all that wait are given
+what was promised, read it behind what they hold (nothing before it is read again), and form the next batch with those
+few. So which responses are computed side by side depends on what they say and never on how long a reaction takes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from mmcredit.rollout.engine import Request
     from mmcredit.rollout.engines.hf.cache import Block, SharedPromptCache
     from mmcredit.rollout.engines.hf.decoder import Decoder
+
+
+# A batch ends when this many responses wait for each one that goes on: a long one does not hold up all others, and most
+# of a batch has been sampled while windows were read.
+STRAGGLERS = 3
 
 
 @dataclass
@@ -105,16 +110,29 @@ class Reactions:
                 history.notes |= reply.notes
                 continue
             found[row] = True
-            self._halted[response] = Waiting(
-                response,
-                reply,
-                cache.filled,
-                int(positions[row, 0]),
-                int(cache.row_prompt[row]),
-                [*rows.prefixes[row], *said],
-                rows.uniforms[step + 1 : step + 1 + left, row],
-            )
+            self._wait(row, reply, rows, step, cache, positions)
+        waiting = len(self.waiting) + len(self._halted)
+        if waiting:
+            going = (~ended & ~found).nonzero()[:, 0].tolist()
+            if going and waiting >= STRAGGLERS * len(going):
+                for row in going:
+                    found[row] = True
+                    self._wait(row, Reply(), rows, step, cache, positions)
         return found
+
+    def _wait(
+        self, row: int, reply: Reply | Promised, rows: Rows, step: int, cache: SharedPromptCache, positions: Tensor
+    ) -> None:
+        response, left = int(rows.responses[row]), int(rows.limits[row]) - step - 1
+        self._halted[response] = Waiting(
+            response,
+            reply,
+            cache.filled,
+            int(positions[row, 0]),
+            int(cache.row_prompt[row]),
+            [*rows.prefixes[row], *rows.tokens[: step + 1, row].tolist()],
+            rows.uniforms[step + 1 : step + 1 + left, row],
+        )
 
     def set_aside(self, rows: Rows, lengths: Tensor, cache: SharedPromptCache, leaving: Tensor) -> Tensor:
         """Of the rows that leave (CPU [n] int64) those that do not wait; the others' keys and values are kept."""

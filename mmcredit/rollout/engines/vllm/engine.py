@@ -79,8 +79,6 @@ class VLLMEngine:
         prompts, parameters, places = [], [], []
         pictures: dict[int, list[Any]] = {}
         for i, request in enumerate(requests):
-            if request.reaction is not None:
-                raise ValueError("engine 'vllm' takes no insertions into responses; use rollout.engine hf")
             self._check(request, sampling)
             limit = request.new_tokens(sampling.max_new_tokens)
             shown = self._shown(request.prompt, pictures)

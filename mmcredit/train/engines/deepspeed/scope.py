@@ -110,9 +110,10 @@ def without_frozen_tower(policy: Policy) -> Iterator[None]:
         yield
         return
     parent: Any = policy.body.base
-    name = "visual" if getattr(parent, "visual", None) is vision.tower else "vision_tower"
-    tower = parent._modules.pop(name)
+    modules = {name: parent._modules.pop(name) for name in vision.parts if name in parent._modules}
+    parameters = {name: parent._parameters.pop(name) for name in vision.parts if name in parent._parameters}
     try:
         yield
     finally:
-        parent._modules[name] = tower
+        parent._modules |= modules
+        parent._parameters |= parameters

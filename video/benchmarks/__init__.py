@@ -1,0 +1,1 @@
+"""Video benchmarks: loaders of their public files, official prompts and scoring."""
