@@ -6,10 +6,11 @@ from typing import Any
 
 
 def floor(body: Any, row: dict[str, Any], prompt: float, patches: int, sampled: float) -> dict[str, dict[str, float]]:
-    """FLOPs of the training side (forward and backward: 3 forwards, with LoRA 2) and of the whole step (with prefill and decoding).
+    """FLOPs of the training side and of the whole step, which has prefill and decoding besides.
 
-    A forward costs 2 FLOPs a parameter and token, head at response tokens only; attention 4 FLOPs a pair of query and
-    visible key, head width and head. `body`: a `policy.forward.Body`; `sampled`: response tokens of a step.
+    A forward costs 2 FLOPs a parameter and token, the head at response tokens only, and attention 4 a pair of query and
+    visible key and channel; forward and backward are 3 forwards, with LoRA 2. `body`: a `policy.forward.Body`;
+    `sampled`: response tokens of a step.
     """
     config = body.config
     layers = config.num_hidden_layers
