@@ -112,10 +112,10 @@ def one(arm: str, seed: int, folder: Path, overrides: tuple[str, ...]) -> dict[s
 
 
 def interval(values: list[float]) -> str:
-    """Mean and half width of the 95 % interval over seeds, in percent."""
+    """Mean and half width of the 95 % interval over seeds, in percent; of fewer than three seeds the values."""
     mean = sum(values) / len(values)
-    if len(values) < 2:
-        return f"{100 * mean:.1f}"
+    if len(values) < 3:
+        return " / ".join(f"{100 * value:.1f}" for value in values)
     sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
     return f"{100 * mean:.1f} ± {100 * T95.get(len(values), 1.96) * sd / math.sqrt(len(values)):.1f}"
 

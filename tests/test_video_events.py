@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_answers_follow_from_the_details():
         elif event.kind == "flash":
             assert len(shown) == int(event.answer)
             places = [i for i, detail in enumerate(event.window.details) if detail[0]]
-            assert all(b - a > 1 for a, b in zip(places, places[1:], strict=False))
+            assert all(b - a > 1 for a, b in pairwise(places))
         elif event.kind == "change":
             assert shown[-1][1] == event.answer != shown[0][1]
         elif event.kind == "count":

@@ -14,16 +14,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmcredit.data.scenes.layout import Lots
 from mmcredit.data.splits import in_test
 from video.backends.pyav import library
 from video.frames import smart_nframes, spread, window_indices
 from video.retrieval import format_call
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Kind = Literal["appear", "flash", "change", "count", "moment"]
 KINDS: tuple[Kind, ...] = ("appear", "flash", "change", "count", "moment")
@@ -215,7 +218,7 @@ def gold_frames(window: Window, seconds: int) -> list[int]:
 def _fits(event: Event) -> bool:
     """Windows inside the clip and apart, each with a coarse frame, and the answering frames are no coarse ones."""
     spans = sorted((w.start, w.end) for w in event.windows)
-    apart = all(a[1] + 1 <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    apart = all(a[1] + 1 <= b[0] for a, b in pairwise(spans))
     if not apart or spans[-1][1] > event.seconds - 1:
         return False
     if not all(any(frame in w.frames() for frame in event.coarse) for w in event.windows):
