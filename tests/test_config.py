@@ -36,7 +36,7 @@ def test_resolved_config_reads_back_the_same(tmp_path):
         ),
         ({"train__mini_batches": 3}, "train.mini_batches 3 must divide rollout.prompts 4"),
         ({"evaluate__reward": "format"}, "evaluate.reward 'format'"),
-        ({"credit": ["grpo", "sd_grpo"]}, "unknown credit 'sd_grpo'"),
+        ({"credit": ["grpo", "tree_grpo"]}, "unknown credit 'tree_grpo'"),
         ({"credit": ["pgpo"]}, "'pgpo' reshapes advantages and cannot stand first"),
     ],
 )
