@@ -67,7 +67,7 @@ class Site:
         # scripts/setup.sh finds its work done: the environment is the one that runs the tests.
         made = "cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1"
         stamp = subprocess.run(["bash", "-c", made], cwd=folder, capture_output=True, text=True, check=True).stdout
-        (folder / ".venv" / f".mmcredit-{stamp.strip()}").write_text("easy-vqa\nlora\ndatasets\ntasks\ndev\n")
+        (folder / ".venv" / f".mmcredit-{stamp.strip()}").write_text("easy-vqa\nlora\ndatasets\ntasks\nvideo\ndev\n")
         # What pages say that the reader has: a photo, local copies of benchmarks.
         Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(folder / "photo.png")
         benchmark_rows.parquet(folder / "benchmark_data/POPE/data/test.parquet", benchmark_rows.pope())
