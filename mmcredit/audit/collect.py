@@ -75,7 +75,7 @@ def collect(
                     folder / FOLDER,
                     found.rollouts.to("cpu").replace(samples=tuple(found.samples)),
                     step,
-                    len(steps),
+                    max(plain.run.steps, len(steps)),  # what schedules go by: these are the run's first steps
                     plain.model_dump(mode="json"),
                     parts.policy.tokenizer,
                 )
