@@ -6,10 +6,11 @@ from typing import Any
 
 
 def floor(body: Any, row: dict[str, Any], prompt: float, patches: int, sampled: float) -> dict[str, dict[str, float]]:
-    """FLOPs of the training side (forward and backward: 3 forwards) and of the whole step (with prefill and decoding).
+    """FLOPs of the training side and of the whole step, which has prefill and decoding besides.
 
-    A forward costs 2 FLOPs a parameter and token, head at response tokens only; attention 4 FLOPs a pair of query and
-    visible key, head width and head. `body`: a `policy.forward.Body`; `sampled`: response tokens of a step.
+    A forward costs 2 FLOPs a parameter and token, the head at response tokens only, and attention 4 a pair of query and
+    visible key and channel; forward and backward are 3 forwards, with LoRA 2. `body`: a `policy.forward.Body`;
+    `sampled`: response tokens of a step.
     """
     config = body.config
     layers = config.num_hidden_layers
@@ -35,7 +36,8 @@ def floor(body: Any, row: dict[str, Any], prompt: float, patches: int, sampled: 
     answers = rows * (text(new, prompt) + head * new)
     shared = row["prompts"] * (text(prompt) + tower)
     repeated = rows * (text(prompt) + tower)
+    update = 2 if row.get("lora") else 3  # under adapters the weights behind them get no gradient
     return {
-        "training": {"shared": 3 * (shared + answers), "repeated": 3 * (repeated + answers)},
-        "whole": {"shared": 4 * (shared + answers), "repeated": 4 * (repeated + answers)},
+        "training": {"shared": update * (shared + answers), "repeated": update * (repeated + answers)},
+        "whole": {"shared": (update + 1) * (shared + answers), "repeated": (update + 1) * (repeated + answers)},
     }

@@ -3,6 +3,7 @@
 * `methods/NAME.md`, one page per credit method from its docstring, with the picture of its credit for the response in
   docs/example.json; `methods/index.md` lists them.
 * `benchmarks/*.md`, the measured tables.
+* The navigation is the reading order of docs/index.md.
 * `<!-- credit: NAME, NAME -->` in a page becomes the picture of these methods (`truth`: the true advantages).
 """
 
@@ -27,6 +28,19 @@ WIDTH = 100  # columns of a method's page
 UP, DOWN = "0 114 178", "213 94 0"  # as in the report: told apart by every kind of eye
 _CREDIT = re.compile(r"<!-- credit: ([\w, ]+) -->")
 _EXAMPLE = ROOT / "docs" / "example.json"
+
+
+def on_config(config: Any) -> Any:
+    """The navigation: sections and pages in the order of docs/index.md, the methods behind the page on credit."""
+    nav: list[Any] = ["index.md"]
+    for line in (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines():
+        if found := re.fullmatch(r"\*\*(.+)\*\*", line):
+            nav.append({found[1]: []})
+        elif found := re.match(r"\d+\. \[[^\]]+\]\(([\w-]+\.md)\)", line):
+            pages = next(iter(nav[-1].values()))
+            pages += [found[1], "methods/index.md"] if found[1] == "credit.md" else [found[1]]
+    config.nav = nav
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -10,16 +10,32 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
+import gguf
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def begin_token(file: Path, tokenizer: Any) -> None:
+    """Have the tokenizer write its begin token where the file says so: transformers drops that on the way (Gemma 3
+    270M: 2.47 nats a token without it, 0.98 with it, on three plain sentences)."""
+    field = gguf.GGUFReader(file).get_field("tokenizer.ggml.add_bos_token")
+    begin = tokenizer.bos_token
+    if field is None or not bool(field.contents()) or tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
 
 
 def convert(file: Path, folder: Path) -> None:
     """Read `file` and write `folder`, which appears whole or not at all."""
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    begin_token(file, tokenizer)
     loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
     config = loaded.config
     if hasattr(config, "quantization_config"):

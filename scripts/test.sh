@@ -2,7 +2,7 @@
 # Lint, types and tests. Further arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh easy-vqa lora datasets tasks dev
+bash scripts/setup.sh easy-vqa lora datasets tasks video dev
 bin="${MMCREDIT_VENV:-.venv}/bin"
 "$bin/ruff" check mmcredit prm video scripts tests
 "$bin/ruff" format --check mmcredit prm video scripts tests

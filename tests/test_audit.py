@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -243,6 +245,35 @@ def test_files_and_page(found, board, tmp_path):
     page = (tmp_path / "audit.html").read_text()
     assert "GRPO" in page
     assert "standard error" in page
+
+
+def test_the_page_opens_in_a_browser(found, board, tmp_path):
+    sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+    from check_report import SIZES, Browser, complaints, find_browser
+
+    if find_browser() is None:
+        pytest.skip("no Chromium on PATH")
+    output.write(found[1], board, tmp_path)
+    browser = Browser(find_browser())
+    try:
+        browser.size(*SIZES["narrow"], dark=True)
+        browser.call("Page.navigate", url=(tmp_path / "audit.html").resolve().as_uri())
+        browser.wait("Page.loadEventFired")
+        browser.settle()
+        assert browser.run("document.documentElement.scrollWidth") <= SIZES["narrow"][0]
+        names = "[...document.querySelectorAll('#board tbody th')].map(n => n.textContent)"
+        before = browser.run(names)
+        assert before == [row.label for row in board.rows]
+        head = "[...document.querySelectorAll('#board thead th')].findIndex(h => h.textContent === 'noise')"
+        browser.run(f"document.querySelectorAll('#board thead th')[{head}].firstChild.click()")
+        rows = "[...document.querySelectorAll('#board tbody tr')]"
+        values = browser.run(f"{rows}.map(r => parseFloat(r.cells[{head}].textContent))")
+        known = [v for v in values if v is not None and v == v]
+        assert known == sorted(known, reverse=True)
+        assert sorted(browser.run(names)) == sorted(before)
+        assert not complaints(browser.seen)
+    finally:
+        browser.close()
 
 
 def test_frozen_rollouts_of_a_run_are_audited_by_the_command(found, tmp_path, capsys):

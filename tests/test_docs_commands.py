@@ -16,6 +16,7 @@ from docs_pages import ROOT, blocks, pages, prose
 from PIL import Image
 
 import prm.commands
+import video.commands
 from mmcredit import usage
 from mmcredit.cli import parser
 
@@ -66,7 +67,7 @@ class Site:
         # scripts/setup.sh finds its work done: the environment is the one that runs the tests.
         made = "cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1"
         stamp = subprocess.run(["bash", "-c", made], cwd=folder, capture_output=True, text=True, check=True).stdout
-        (folder / ".venv" / f".mmcredit-{stamp.strip()}").write_text("easy-vqa\nlora\ndatasets\ntasks\ndev\n")
+        (folder / ".venv" / f".mmcredit-{stamp.strip()}").write_text("easy-vqa\nlora\ndatasets\ntasks\nvideo\ndev\n")
         # What pages say that the reader has: a photo, local copies of benchmarks.
         Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(folder / "photo.png")
         benchmark_rows.parquet(folder / "benchmark_data/POPE/data/test.parquet", benchmark_rows.pope())
@@ -74,9 +75,12 @@ class Site:
         benchmark_rows.parquet(folder / "benchmark_data/ChartQA/data/test.parquet", benchmark_rows.chartqa())
         self.env = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "HF_HUB_OFFLINE": "1"}
         older = folder / "older_install"
-        if "prm" not in {entry.name for entry in entry_points(group="mmcredit.commands")}:
+        entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+        for group, named in entries.items():
+            installed = {entry.name for entry in entry_points(group=group)}
+            entries[group] = {name: value for name, value in named.items() if name not in installed}
+        if any(entries.values()):
             # The environment was made before pyproject.toml named these: what a new install would say.
-            entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
             info = older / "mmcredit_entry_points-0.dist-info"
             info.mkdir(parents=True)
             lines = ["[{}]\n{}\n".format(g, "\n".join(map(" = ".join, e.items()))) for g, e in entries.items()]
@@ -231,7 +235,8 @@ def test_every_help_has_an_example():
     assert set(usage.EXAMPLES) <= {words for words, _ in usage.commands(own)}
     groups = [action for action in own._actions if isinstance(action, argparse._SubParsersAction)]
     prm.commands.add(groups[0])
-    examples = usage.EXAMPLES | prm.commands.EXAMPLES
+    video.commands.add(groups[0])
+    examples = usage.EXAMPLES | prm.commands.EXAMPLES | video.commands.EXAMPLES
     for words, command in usage.commands(own):
         assert examples[words].startswith(f"mmcredit {words.split()[0]} ")
         assert command.format_help().splitlines()[-1] == f"  {examples[words]}"
@@ -244,5 +249,5 @@ def test_examples_of_the_help_are_commands_of_the_pages(site):
     shown = set(site.ran)
     for block in (block for page in pages() for block in blocks(page) if block.not_run is not None):
         shown.update(re.sub(r"^\.[\w-]+/bin/", "", " ".join(shlex.split(line))) for line in block.commands)
-    for line in (usage.EXAMPLES | prm.commands.EXAMPLES).values():
+    for line in (usage.EXAMPLES | prm.commands.EXAMPLES | video.commands.EXAMPLES).values():
         assert " ".join(shlex.split(line)) in shown, f"{line}: no page shows it, so no test runs it"

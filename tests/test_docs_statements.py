@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 import prm.commands
 import prm.components  # as the entry point does, where the install is older than it
+import video.commands
+import video.components
 from mmcredit import components, config, config_files
 from mmcredit.cli import parser
 from mmcredit.preference.config import DPOConfig
@@ -80,7 +82,9 @@ def test_settings_exist(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_options_exist(name):
     known, own = {"-m"}, parser(more=False)  # -m is Python's
-    prm.commands.add(next(action for action in own._actions if isinstance(action, argparse._SubParsersAction)))
+    actions = next(action for action in own._actions if isinstance(action, argparse._SubParsersAction))
+    prm.commands.add(actions)
+    video.commands.add(actions)
     waiting = [own]
     while waiting:
         each = waiting.pop()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from families import TILED
 from family_cases import family_batch, family_policy, own_logprobs
 from PIL import Image
 from policy_cases import ALL, assert_close, both, gradients, rollouts_for, sample, tower_calls
+from tiny import tiny_image
 
 from mmcredit.data.sample import Media, Sample
 from mmcredit.policy.costs import ViewCost
 from mmcredit.policy.passes import BLIND, CLEAN, Pass
 from mmcredit.policy.views import furnish_views
-from mmcredit.policy.vision import parameters_of
+from mmcredit.policy.vision import items, parameters_of
 from mmcredit.rollout.engine import Request, Sampling
 from mmcredit.rollout.engines.hf.component import HF
 from mmcredit.train.engines.deepspeed.scope import without_frozen_tower
@@ -78,7 +80,10 @@ def test_masked_and_corrupted_views(family: str) -> None:
     from mmcredit.policy.passes import MASKED, corrupted
 
     policy, prompts, rollouts = family_batch(family)
-    furnish_views(policy, {}, 1)
+    views = furnish_views(policy, {}, 1)
+    (item,) = items(prompts[2])  # as large as a tile; Idefics3 resizes it to and fro
+    shown = np.asarray(views.pixels.pictures(item, "small")[0], dtype=float)
+    assert np.abs(shown - np.asarray(tiny_image(32, 1), dtype=float)).mean() <= 6
     passes = [Pass(CLEAN, LOGPROBS), Pass(MASKED, LOGPROBS), Pass(corrupted(0), LOGPROBS)]
     found = policy.score(prompts, rollouts, passes, temperature=1.0)
     sees = torch.tensor([bool(p.visual.any()) for p in prompts])[rollouts.group]

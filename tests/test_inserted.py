@@ -165,7 +165,9 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
         rollouts.replace(inserted=((Inserted(own[0].at, cut), own[1]), *rollouts.inserted[1:]))
     # Placeholders that nothing stands behind.
     with pytest.raises(ValueError, match="a media placeholder"):
-        policy.score(prompts, rollouts.replace(inserted=None), CLEAN_ONLY, temperature=1.0)
+        policy.score(
+            prompts, rollouts.replace(inserted=((own[1],), *rollouts.inserted[1:])), CLEAN_ONLY, temperature=1.0
+        )
 
 
 def test_responses_without_insertions_keep_their_numbers() -> None:

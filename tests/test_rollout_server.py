@@ -334,3 +334,19 @@ def test_strangers_are_not_let_in(tmp_path):
             first.generate(requests(make_prompts(policy)), Sampling(max_new_tokens=2))
     with pytest.raises(ValueError, match="set a token in the environment variable"):
         Service(service.host, "0.0.0.0", 0, None, 1)
+
+
+def test_half_an_update_is_never_sampled_from(tmp_path):
+    policy = make_policy("qwen3")
+    prompts = make_prompts(policy)
+    with serve(folder_of(policy, tmp_path / "model")) as service:
+        dying = client(service.url, policy, faults=0)
+        dying.generate(requests(prompts), Sampling(max_new_tokens=2))
+        (link,) = dying.links
+        link._outcome(link._ask("POST", "/weights/begin", {"version": 2}), 60, still=60)
+        link._ask("POST", "/weights/2", next(wire.buckets(policy.state_dict(), 4096)))
+        with pytest.raises(RuntimeError, match="weights of version 1 are wanted, None are loaded"):
+            dying.generate(requests(prompts), Sampling(max_new_tokens=2))
+        after = client(service.url, policy)  # the run that goes on where that one died
+        expected = hf_engine(policy).generate(requests(prompts), Sampling(max_new_tokens=8))
+        assert told(after.generate(requests(prompts), Sampling(max_new_tokens=8))) == told(expected)

@@ -65,7 +65,8 @@ ROOMS: dict[str, str] = {
     "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
     "heatmaps": f"{BELOW_CONFIG} config prepare report verifiers",
     "look": f"{BELOW_TRAIN} audit commands heatmaps",
-    "cli": f"{GROUND} commands deferred look usage",
+    "arguments": f"{GROUND} commands",
+    "cli": f"{GROUND} arguments commands deferred look usage",
     "integrations": f"{VALUES} compat credit policy signals views",
     "": "compat credit objective rollouts version",  # mmcredit/__init__.py, the public names
 }

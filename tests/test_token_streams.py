@@ -149,7 +149,7 @@ def test_the_commands(tmp_path, capsys):
     assert written["streams"]["prompts"]["unigram_entropy"] > 1
     assert cli.main(["evaluate", str(path), "--frugal", "0.7,0.4", "--limit", "3"]) == 0
     said = capsys.readouterr().out
-    assert "70% of the words" in said
+    assert "70%" in said
     assert "words_left 0." in said
     assert cli.main(["evaluate", str(path), "--frugal", "0.7", "--decoding", "{tokenselect: {}}"]) == 2
     assert cli.main(["diagnose", "tokens", str(path), "--parallel", str(parallel), "--reference", "fr"]) == 2

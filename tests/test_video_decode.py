@@ -16,6 +16,7 @@ from mmcredit.components import build
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media
+from mmcredit.data.videos.base import EMPTY
 from video.clip import Clock, VideoError
 from video.decode import BACKENDS, WindowCache, open_decoder
 from video.frames import labels, sample, window_indices
@@ -337,6 +338,10 @@ def test_videos_that_cannot_be_used_are_dropped_under_a_reason(clips, tmp_path):
         assert caught.value.reason == reason
     with pytest.raises(UnusableSample, match="the window 50 - 60 s") as caught:
         reader().read(media(clips / "cfr.mp4", video_start=50.0, video_end=60.0), MediaLimits())
+    assert caught.value.reason == EMPTY
+    short = write(tmp_path / "short.mp4", CFR[:3])
+    with pytest.raises(UnusableSample, match="4 frames are asked of 3") as caught:
+        reader().read(media(short, nframes=4.0), MediaLimits())
     assert caught.value.reason == "media too short"
     with pytest.raises(UnusableSample, match="more than max_pixels=10"):
         reader().read(media(clips / "cfr.mp4"), MediaLimits(max_pixels=10))

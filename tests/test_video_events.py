@@ -1,8 +1,8 @@
 """Procedural clips: the coarse frames tell nothing, the right window at the right rate tells all; seeds and splits."""
 
 import dataclasses
-import itertools
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_answers_follow_from_the_details():
         elif event.kind == "flash":
             assert len(shown) == int(event.answer)
             places = [i for i, detail in enumerate(event.window.details) if detail[0]]
-            assert all(b - a > 1 for a, b in itertools.pairwise(places))
+            assert all(b - a > 1 for a, b in pairwise(places))
         elif event.kind == "change":
             assert shown[-1][1] == event.answer != shown[0][1]
         elif event.kind == "count":

@@ -82,6 +82,7 @@ def test_a_kill_in_the_middle_of_an_insertion_changes_nothing(tmp_path: Path) ->
     assert all(row["rollout/any_token/insertions"] > 2 for row in expected), [
         r["rollout/any_token/insertions"] for r in expected
     ]
+    assert not any(row.get("rollout/retrieval/decode_error") for row in expected)
     assert any(row["policy/grad_norm"] > 0 for row in expected)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     parity = next(e["message"] for e in events if "parity: KL" in e["message"])

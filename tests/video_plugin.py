@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from video.rollout import NOTE, Answering, Answers, FrameRetrieval, Promise
 
 FPS = 4.0
 SIDE = 64
+LOCK = Lock()
 
 
 @register("video", "drawn")
@@ -56,11 +58,12 @@ class Drawn(VideoReader):
 def _perhaps_die(folder: Path) -> None:
     """The file `die` holds how many more windows may be read."""
     file = folder / "die"
-    if file.exists():
-        left = int(file.read_text())
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        file.write_text(str(left - 1))
+    with LOCK:  # windows are read by several threads
+        if file.exists():
+            left = int(file.read_text())
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            file.write_text(str(left - 1))
 
 
 class AnyToken(Answering):

@@ -9,12 +9,12 @@ how fast, and nothing else: clips that differ in their answer alone have the sam
 from __future__ import annotations
 
 import io
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -218,7 +218,7 @@ def gold_frames(window: Window, seconds: int) -> list[int]:
 def _fits(event: Event) -> bool:
     """Windows inside the clip and apart, each with a coarse frame, and the answering frames are no coarse ones."""
     spans = sorted((w.start, w.end) for w in event.windows)
-    apart = all(a[1] + 1 <= b[0] for a, b in itertools.pairwise(spans))
+    apart = all(a[1] + 1 <= b[0] for a, b in pairwise(spans))
     if not apart or spans[-1][1] > event.seconds - 1:
         return False
     if not all(any(frame in w.frames() for frame in event.coarse) for w in event.windows):

@@ -15,7 +15,7 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import label, load_image, read_bytes
-from mmcredit.data.videos.base import VideoReader
+from mmcredit.data.videos.base import EMPTY, VideoReader
 from video.clip import VideoError, VideoIndex, resized
 from video.decode import WindowCache, open_decoder
 from video.frames import NoFrames, VideoLimits, frame_size, sample, volume_size
@@ -48,7 +48,7 @@ class SampledVideo(VideoReader):
 
     backend: Literal["pyav", "decord", "torchcodec"] = Field("pyav", description="what decodes")
     limits: VideoLimits = Field(default_factory=VideoLimits, description="frames and pixels of a clip")
-    patch_size: Literal[14, 16] = Field(16, description="patch of the model: 16 Qwen3-VL, 14 Qwen2.5-VL")
+    patch_size: int = Field(16, ge=2, le=64, description="patch of the model: 16 Qwen3-VL, 14 Qwen2.5-VL")
     deadline: float = Field(60.0, gt=0, description="seconds for one clip")
     cache_mb: int = Field(512, ge=0, description="decoded clips that are kept, MiB")
 
@@ -65,7 +65,9 @@ class SampledVideo(VideoReader):
             reason = COUNTED.get(error.reason, "media damaged")
             raise UnusableSample(f"{label(media)} {error.why}", reason) from error
         except NoFrames as error:
-            raise UnusableSample(f"{label(media)}: {error}", "media too short") from error
+            asked = {"video_start", "video_end"} & set(media.options)
+            reason = EMPTY if asked else "media too short"
+            raise UnusableSample(f"{label(media)}: {error}", reason) from error
 
     def _clip(self, media: Media, limits: MediaLimits) -> Frames:
         options = dict(getattr(media, "options", {}))

@@ -24,7 +24,7 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
         found = compare(config, entry_of(options.decoding), bar)
     else:
         found = stress(config, read_keeps(options.frugal), bar)
-    console.print(table(found, "decoding" if options.decoding is not None else "question"))
+    console.print(table(found, "decoding" if options.decoding is not None else "words kept"))
     last = found[-1]
     more = {n: v for n, v in last.report.items() if n not in ("responses", "tokens", "seconds")}
     console.print(f"{last.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in more.items()), highlight=False)

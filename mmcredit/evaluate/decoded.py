@@ -92,7 +92,7 @@ def stress(config: RunConfig, keeps: Sequence[float], bar: Bar) -> list[Decoded]
         for keep in dict.fromkeys([1.0, *keeps]):
             own = [frugal(sample, keep, salience) for sample in whole.samples]
             asked = replace(whole, samples=own, prompts=[policy.encode(s, config.data.max_prompt_tokens) for s in own])
-            label = f"{keep:.0%} of the words"
+            label = f"{keep:.0%}"
             result = _answered(config, policy, engine, pool, asked, label, bar)
             report = {"words_left": sum(len(last_text(sample).split()) for sample in own) / max(1, words)}
             found.append(_entered(config, label, result, own, report, found))

@@ -130,7 +130,8 @@ def check_rollouts(prompts: Sequence[Prompt], rollouts: Rollouts, suppressed: Se
     assert not bool((valid[:, 1:] & ~valid[:, :-1]).any()), "valid must be a prefix of every row"
     if suppressed:
         hidden = torch.tensor(suppressed, device=rollouts.tokens.device)
-        unknown = rollouts.valid.clone()
+        # Of rollouts that say what was inserted, every other placeholder is one without media.
+        unknown = rollouts.mask if rollouts.inserted is None else rollouts.valid.clone()
         for row, own in enumerate(rollouts.inserted or ()):
             for one in own:
                 unknown[row, one.at : one.end] = False

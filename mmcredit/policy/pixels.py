@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -29,13 +29,26 @@ if TYPE_CHECKING:
 # (frames, place among the prompt's media) -> frames of the same size; an image is one frame
 Edit = Callable[[list[Image.Image], int], Sequence[Image.Image]]
 
+
+class Retiles(Protocol):
+    """What does this work where images are cut into tiles."""
+
+    def __call__(self, prompt: Prompt, edit: Edit, tag: str) -> Prompt:
+        """As `Pixels.edited`."""
+        ...
+
+    def picture(self, item: Item) -> Image.Image:
+        """An image as the model sees it."""
+        ...
+
+
 _PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
 class Pixels:
     """Reads and writes the pixels of prompts made by one processor."""
 
-    def __init__(self, processor: Any, retiling: Callable[[Prompt, Edit, str], Prompt] | None = None) -> None:
+    def __init__(self, processor: Any, retiling: Retiles | None = None) -> None:
         """`processor` has an `image_processor` and, for videos, a `video_processor`; `retiling` does the work where
         images are cut into tiles (`pixels_of` in `retiled` gives what a policy needs)."""
         self.processor = processor
@@ -91,6 +104,10 @@ class Pixels:
                 raise self._unreadable(item.kind, sample_id)
             self._checked.add(item.kind)
         return [Image.fromarray(frame) for frame in frames]
+
+    def pictures(self, item: Item, sample_id: str) -> list[Image.Image]:
+        """Frames to look at: those of `frames`, or the whole picture of an image that is cut into tiles."""
+        return [self.retiling.picture(item)] if item.grid is None and self.retiling else self.frames(item, sample_id)
 
     def _layout(self, kind: str, sample_id: str) -> Patches:
         if kind not in self._layouts:

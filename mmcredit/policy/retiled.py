@@ -17,6 +17,7 @@ from PIL import Image
 
 from mmcredit.policy.pixels import Edit, Pixels, check_frames
 from mmcredit.policy.tile_processor import WRITTEN, TileProcessor
+from mmcredit.policy.tiles import SIZES
 from mmcredit.policy.vision import TILES, Item, items
 
 if TYPE_CHECKING:
@@ -60,6 +61,16 @@ class Retiling:
         if tuple(keys) == prompt.media_keys:
             return prompt
         return replace(prompt, media=self._media(prompt, made), media_keys=tuple(keys))
+
+    def picture(self, item: Item) -> Image.Image:
+        """An image as the model sees it, RGB: the tile that shows all of it."""
+        processor = self.tiles.processor.image_processor
+        tile = item.pixels[0 if SIZES in item.extra else -1].float()
+        if getattr(processor, "do_normalize", True):
+            mean, std = (torch.tensor(list(v)).view(-1, 1, 1) for v in (processor.image_mean, processor.image_std))
+            tile = tile * std + mean
+        tile = tile / (processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0)
+        return Image.fromarray(tile.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
 
     def _media(self, prompt: Prompt, made: Sequence[dict[str, Tensor] | None]) -> dict[str, Tensor]:
         counts = prompt.media[TILES].tolist()

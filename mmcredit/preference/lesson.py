@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmcredit.train.engine import TrainingEngine
 
 HELD_OUT_BATCH = 32  # pairs scored at a time
+TIE = 1e-5  # nats, times beta
 PASS = Pass(CLEAN, frozenset({"logprobs"}))
 
 
@@ -153,7 +154,8 @@ class DPOLesson:
             margin = numbers["lesson/margin"]
             own["loss"] += numbers["loss"].tolist()
             own["margin"] += margin.tolist()
-            own["accuracy"] += torch.where(margin == 0, 0.5, (margin > 0).float()).tolist()
+            # Equal weights give margins of rounding errors alone: neither right nor wrong.
+            own["accuracy"] += torch.where(margin.abs() < TIE, 0.5, (margin > 0).float()).tolist()
             advance(len(pairs))
         return {name: Measured(tuple(values), (1.0,) * len(values)) for name, values in own.items() if values}
 

@@ -68,6 +68,9 @@ class TeachBlock(Block):
     target: str | None = Field(
         None, description="column of the target text; none: `completion`, else the reference (or last assistant turn)"
     )
+    insert: Annotated[Entry | None, Kind("strategy")] = Field(
+        None, description="rollout strategy that puts into targets what it puts into responses, as `retrieval` does"
+    )
     every_turn: bool = Field(False, description="teach every assistant turn of a chat, not the last one alone")
     media: MediaLimits = Field(default_factory=MediaLimits, description="where media may lie, and how big they may be")
     max_prompt_tokens: int | None = Field(None, ge=1, description="prompts over it are dropped and counted, never cut")
@@ -93,6 +96,12 @@ class SFTConfig(FitConfig):
             build("source", self.data.evaluate)
         if self.selection is not None:
             build("selection", self.selection)
+        if self.data.insert is not None:
+            from mmcredit.rollout.strategies.base import Strategy
+
+            strategy = build("strategy", self.data.insert)
+            if type(strategy).reactions is Strategy.reactions:  # type: ignore[attr-defined]
+                raise ValueError(f"data.insert: strategy {strategy.name!r} inserts nothing into responses")
         build("train_engine", self.train.engine)
         return self
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.components import build
 from mmcredit.data.dropped import Dropped, UnusableSample, reason_of
 from mmcredit.data.sample import name_at
 from mmcredit.policy.passes import CLEAN, Pass
@@ -67,15 +68,18 @@ class Examples:
 
     def __init__(self, policy: Policy, data: TeachBlock) -> None:
         self.policy, self.data = policy, data
+        self.insert: Any = None if data.insert is None else build("strategy", data.insert)
 
     def __call__(self, sample: Sample) -> list[Taught]:
         """The examples of a sample: one, or one per assistant turn. Raises ValueError as `teach`."""
         data = self.data
         found = turns(sample, target_of(sample, data.target), data.every_turn)
-        return [
-            teach(s, t, self.policy, max_prompt_tokens=data.max_prompt_tokens, max_tokens=data.max_tokens)
-            for s, t in found
-        ]
+        limits: dict[str, Any] = {"max_prompt_tokens": data.max_prompt_tokens, "max_tokens": data.max_tokens}
+        if self.insert is None:
+            return [teach(s, t, self.policy, **limits) for s, t in found]
+        # Opened anew for each sample: what a strategy remembers of windows is for one batch of responses.
+        with self.insert.reactions(self.policy) as reaction:
+            return [teach(s, t, self.policy, **limits, reaction=reaction(s)) for s, t in found]
 
     def all(self, samples: Sequence[Sample], dropped: Dropped) -> list[Taught]:
         """Those of all samples; what cannot be used is counted."""

@@ -10,7 +10,8 @@ import torch
 
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.policy.passes import CLEAN, Pass
-from mmcredit.rollouts import Rollouts
+from mmcredit.rollout.reaction import Reply, Said
+from mmcredit.rollouts import Inserted, Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
+    from mmcredit.rollout.reaction import Reaction
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,13 @@ class Taught:
     """An example as the model reads it: a prompt, and the ids to be written after it.
 
     `taught` says which of the ids enter the loss (None: all); the others are read only, as tokens that a tool or a
-    retrieval inserted.
+    retrieval inserted; `inserted` says where those stand and brings their media.
     """
 
     prompt: Prompt
     tokens: tuple[int, ...]
     taught: tuple[bool, ...] | None = None
+    inserted: tuple[Inserted, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tokens:
@@ -83,22 +86,61 @@ def end_of_turn(policy: Policy) -> int:
 
 
 def teach(
-    sample: Sample, target: str, policy: Policy, *, max_prompt_tokens: int | None = None, max_tokens: int | None = None
+    sample: Sample,
+    target: str,
+    policy: Policy,
+    *,
+    max_prompt_tokens: int | None = None,
+    max_tokens: int | None = None,
+    reaction: Reaction | None = None,
 ) -> Taught:
-    """The example of a sample and its target text.
+    """The example of a sample and its target text; `reaction` inserts into it what it would insert into a response.
 
     Raises ValueError as `Policy.encode` for the prompt, and `UnusableSample` for a target that is empty or, with the
-    prompt, longer than `max_tokens`: nothing is ever cut off.
+    prompt and what is inserted, longer than `max_tokens`: nothing is ever cut off; and for one that says a token of
+    `reaction.stops` behind which nothing is inserted.
     """
     ids = target_ids(target, policy, sample.name)
     prompt = policy.encode(sample, max_prompt_tokens)
+    taught: tuple[bool, ...] | None = None
+    inserted: tuple[Inserted, ...] = ()
+    if reaction is not None:
+        ids, taught, inserted = _answered(ids, prompt, reaction, sample.name)
     if max_tokens is not None and len(prompt) + len(ids) > max_tokens:
         raise UnusableSample(
             f"sample {sample.name}: prompt ({len(prompt)}) and target ({len(ids)}) have more than data.max_tokens="
             f"{max_tokens} tokens; raise it or drop the sample",
             "too long",
         )
-    return Taught(prompt, ids)
+    return Taught(prompt, ids, taught, inserted)
+
+
+def _answered(
+    ids: tuple[int, ...], prompt: Prompt, reaction: Reaction, name: str
+) -> tuple[tuple[int, ...], tuple[bool, ...] | None, tuple[Inserted, ...]]:
+    """The ids of a target with what the reaction inserts, which of them are taught (None: all), what is inserted."""
+    tokens: list[int] = []
+    taught: list[bool] = []
+    inserted: list[Inserted] = []
+    room = reaction.room
+    for place, token in enumerate(ids):
+        tokens.append(token)
+        taught.append(True)
+        if token not in reaction.stops:
+            continue
+        said = reaction(Said(prompt, 0, 0, tuple(tokens), tuple(inserted), room, max(1, len(ids) - place - 1)))
+        reply = said if isinstance(said, Reply) else said.result()
+        if reply.piece is None:
+            raise UnusableSample(
+                f"sample {name}: nothing can be inserted behind token {len(tokens)} of the target (a call that is "
+                "malformed, empty, over the budget, unreadable or one too many); mend the row or leave it out",
+                "call not answered",
+            )
+        inserted.append(Inserted(len(tokens), reply.piece))
+        tokens += reply.piece.tokens.tolist()
+        taught += [False] * len(reply.piece)
+        room -= len(reply.piece)
+    return tuple(tokens), tuple(taught) if inserted else None, tuple(inserted)
 
 
 def turns(sample: Sample, target: str, every: bool) -> list[tuple[Sample, str]]:
@@ -130,7 +172,8 @@ def as_rollouts(batch: Sequence[Taught], pad: int | None) -> Rollouts:
         tokens[row, : len(each.tokens)] = torch.tensor(each.tokens)
         mask[row, : len(each.tokens)] = torch.tensor(each.mask)
         valid[row, : len(each.tokens)] = True
-    return Rollouts(tokens, mask, torch.arange(len(batch)), torch.zeros(len(batch)), valid=valid)
+    inserted = tuple(each.inserted for each in batch) if any(each.inserted for each in batch) else None
+    return Rollouts(tokens, mask, torch.arange(len(batch)), torch.zeros(len(batch)), valid=valid, inserted=inserted)
 
 
 def negative_log_likelihood(logprobs: Tensor, weights: Tensor) -> Tensor:

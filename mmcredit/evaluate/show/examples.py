@@ -124,7 +124,7 @@ def _images(policy: Policy, pixels: Pixels, sample: Sample, prompt: Prompt) -> l
     if not prompt.media_keys:
         return []
     try:
-        frames = [pixels.frames(item, sample.id)[0] for item in items(prompt)[:MAX_IMAGES]]
+        frames = [pixels.pictures(item, sample.id)[0] for item in items(prompt)[:MAX_IMAGES]]
     except ValueError:  # a processor whose pixels cannot be read back has clean images only
         frames = [load_image(m, policy.media_limits) for m in sample.media[:MAX_IMAGES] if m.kind == "image"]
     uris = []
