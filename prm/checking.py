@@ -93,9 +93,7 @@ def verdict(said: Verification, item: VerifyItem, makes: TokenOffsets, settings:
     if not same:
         said = replace(said, places=None)  # places in another spelling of the response
     located = find(said, offsets, settings)
-    masked = build_mask([r for claim in located.claims for r in claim.tokens], len(item.tokens))
-    text_tokens = sum(start < end for start, end in offsets.spans)
-    if masked.sum() > settings.max_mask_frac * text_tokens:
+    if settings.max_mask_frac < 1 and _share(located, offsets, len(item.tokens)) > settings.max_mask_frac:
         # Not believed: a verification that flags nearly everything says little about any token.
         claims = tuple(replace(claim, tokens=()) for claim in located.claims)
         spans = tuple(Span(claim.text, (), claim.spans, "too_much", claim.rung or "") for claim in claims)
@@ -105,6 +103,12 @@ def verdict(said: Verification, item: VerifyItem, makes: TokenOffsets, settings:
         for claim in located.claims
     )
     return Verdict("flagged", spans, detail=said.think[:2000], usage=usage)
+
+
+def _share(located: Located, offsets: Offsets, length: int) -> float:
+    """The share of the tokens that hold text which the claims mark."""
+    masked = build_mask([r for claim in located.claims for r in claim.tokens], length)
+    return int(masked.sum()) / max(1, sum(start < end for start, end in offsets.spans))
 
 
 def find(

@@ -78,7 +78,9 @@ class FakeSlowAndGarbled(Verifier):
 
 def test_rates_of_unreadable_answers_and_latency():
     args = batch([[1], [2], [3], [1, 2]], [1.0, 0.0, 0.5, 0.2], [0] * 4)
-    found = verify(FakeSlowAndGarbled(), *args).metrics
+    verified = verify(FakeSlowAndGarbled(), *args)
+    assert (verified.spent["answer_seconds"], "seconds" in verified.spent) == (10.0, False)
+    found = verified.metrics
     assert found["verify/parse_error_rate"] == 1 / 4
     assert (found["verify/seconds_p50"], found["verify/seconds_p95"]) == (3.0, 4.0)
     assert found["verify/flagged_rate"] == found["verify/spans_per_response"] == 0

@@ -124,6 +124,8 @@ def _from_bytes(pieces: Sequence[bytes]) -> Offsets:
 
 def _characters(raw: bytes) -> tuple[str, list[int]]:
     """The text, and for every byte the character it belongs to."""
+    if raw.isascii():
+        return raw.decode(), list(range(len(raw)))
     characters: list[str] = []
     owner: list[int] = []
     try:

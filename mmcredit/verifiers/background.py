@@ -196,7 +196,8 @@ def _account(desk: _Desk, out: Verified) -> None:
         amounts = [("responses", float(len(job.items)))]
         amounts.append(("busy_seconds", job.seconds if job.done.is_set() else desk.verifier.timeout))
         for verdict in job.verdicts or ():
-            amounts += verdict.usage.items()
+            # `seconds` of cost.json are those that the step waited; those of single answers run beside each other.
+            amounts += [(f"answer_{n}" if n == "seconds" else n, value) for n, value in verdict.usage.items()]
         for name, value in amounts:
             out.spent[name] = out.spent.get(name, 0.0) + float(value)
     verdicts = out.verdicts[desk.verifier.name]

@@ -141,6 +141,8 @@ class Verifier(Component):
         flagged = torch.zeros(rollouts.tokens.shape, dtype=torch.bool)
         valid = rollouts.valid.cpu()
         for row, verdict in enumerate(verdicts):
+            if not verdict.spans:
+                continue
             places = valid[row].nonzero()[:, 0]
             for span in verdict.spans:
                 for start, end in span.tokens:
