@@ -11,6 +11,8 @@ EXAMPLES = {
     "check": "mmcredit check easy_vqa --samples 50",
     "train": "mmcredit train easy_vqa run.dir=runs/mine run.steps=20 evaluate.limit=200 log.rollouts_every=10",
     "launch": "mmcredit launch easy_vqa --processes 2 train.engine=deepspeed run.dir=runs/two run.steps=20",
+    "sft": "mmcredit sft sft_scenes",
+    "dpo": "mmcredit dpo dpo_scenes --from-run runs/frozen",
     "serve-rollouts": "mmcredit serve-rollouts builtin:tiny-qwen2_5-vl --engine hf --port 8765",
     "merge": "mmcredit merge runs/smollm2_lora/model -o models/smollm2-sums",
     "report": "mmcredit report runs/mine",
@@ -23,6 +25,7 @@ EXAMPLES = {
     "diagnose divergence": "mmcredit diagnose divergence easy_vqa run.dir=runs/mine --questions 20",
     "diagnose cross-sampling": "mmcredit diagnose cross-sampling easy_vqa run.dir=runs/mine --questions 20",
     "diagnose drift": "mmcredit diagnose drift easy_vqa run.dir=runs/mine --run runs/mine",
+    "diagnose tokens": "mmcredit diagnose tokens easy_vqa run.dir=runs/mine --run runs/mine",
     "corruptions": "mmcredit corruptions data/images/red.png -o sheet.png",
 }
 FIRST_STEPS = """first steps:
