@@ -167,6 +167,17 @@ def test_a_group_of_one_and_a_prompt_without_a_label():
     torch.testing.assert_close(whole, spread(REAS, REAS, rollouts), atol=1e-6, rtol=0)
 
 
+def test_a_window_that_could_not_be_read_is_left_out_of_the_statistics():
+    rollouts = example()
+    unread = (rollouts.segments == 1) * (STATUSES.index("ok") + 1)
+    unread[1, 2] = STATUSES.index("decode_error") + 1
+    found = credit(rollouts.with_signals({"retrieval_call": unread})).advantages
+    same = credit(without(example(), retrieval=[rollouts.reward_parts["retrieval"][0], float("nan"), 0.5, 0.0]))
+    assert (found[1][rollouts.segments[1] == 1] == 0).all()
+    assert torch.equal(found[1][rollouts.segments[1] == 2], same.advantages[1][rollouts.segments[1] == 2])
+    assert torch.equal(found, same.advantages)
+
+
 def test_a_window_that_could_not_be_decoded_is_left_out_of_the_statistics():
     rollouts = without(example(), retrieval=[1.0, float("nan"), 0.5, 0.0])
     samp = z([1.0, 0.5, 0.0]).tolist()
@@ -200,7 +211,7 @@ def calls(rollouts, *spans):
 
 
 def test_switch_for_malformed_calls():
-    rollouts = calls(example(), (0, 1, 2, "malformed"), (1, 1, 3, "ok"), (2, 0, 1, "decode_error"))
+    rollouts = calls(example(), (0, 1, 2, "malformed"), (1, 1, 3, "ok"), (2, 0, 1, "empty"))
     torch.testing.assert_close(
         credit(rollouts, malformed="split").advantages, spread(SAMP, REAS, rollouts), atol=1e-6, rtol=0
     )

@@ -18,6 +18,7 @@ from video.retrieval import STATUSES
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNREAD = STATUSES.index("decode_error") + 1
 MALFORMED = STATUSES.index("malformed") + 1
 
 
@@ -112,6 +113,8 @@ class SDGRPO(CreditMethod):
         called = first.any(1)
         values = self._parts(self.retrieval, rollouts)
         known = torch.stack(list(values.values())).isfinite().all(0)
+        if (calls := rollouts.signals.get("retrieval_call")) is not None:
+            known = known & ~(rollouts.mask & (calls == UNREAD)).any(1)
         counted = known & called if self.no_retrieval == "drop" else known
         asked = self._advantages(values, self.retrieval, rollouts, counted, step)
         everyone = torch.ones_like(known)
