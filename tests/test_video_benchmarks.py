@@ -276,6 +276,10 @@ def test_lvbench_scores(root):
     found = scored(benchmark, samples, ["C"])
     assert found.overall["accuracy"].value == 1.0
     assert set(found.groups["question_type"]) == {"entity recognition", "reasoning"}
+    official = build("benchmark", {"lvbench": {"extraction": "official"}})
+    for response, right in [("C", 1.0), ("(C) 1363", 1.0), ("C) 1363", 1.0), ("The answer is C", 0.0), ("", 0.0)]:
+        assert scored(official, official.load(root), [response]).overall["accuracy"].value == right
+    assert scored(benchmark, samples, ["The answer is C"]).overall["accuracy"].value == 1.0
 
 
 def test_windows_are_no_boxed_answers():

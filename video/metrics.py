@@ -137,6 +137,15 @@ def mlvu_letter(response: str) -> str:
     return text[text.index(")") - 1 : text.index(")")] if ")" in text else text
 
 
+def lvbench_letter(response: str) -> str:
+    """The reading of the official `answer_util.py`: the first character of what stands before the first ")" (and behind
+    a "(" there); "" for an empty text."""
+    text = response.strip().split(")")[0].strip()
+    if "(" in text:
+        text = text.split("(")[1].strip()
+    return text[:1]
+
+
 def macro_average(results: Mapping[str, Sequence[bool]]) -> float:
     """Unweighted mean of the accuracies of tasks (MLVU's M-Avg); tasks without questions are left out."""
     shares = [sum(values) / len(values) for values in results.values() if values]

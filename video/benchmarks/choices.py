@@ -19,7 +19,7 @@ from mmcredit.evaluate.benchmarks.scoring import Score, Scored
 from mmcredit.evaluate.benchmarks.steps import Steps, decided
 from mmcredit.evaluate.benchmarks.summary import ACCURACY, Metric
 from video.benchmarks.base import Question, VideoBenchmark, find, letter_of, read_json
-from video.metrics import mlvu_letter, seconds, video_mme_letter
+from video.metrics import lvbench_letter, mlvu_letter, seconds, video_mme_letter
 from video.rewards import answer_of
 
 if TYPE_CHECKING:
@@ -207,10 +207,13 @@ class LVBench(VideoBenchmark):
 
     File: `video_info.meta.jsonl`, a video a line with its questions (options stand in the question); videos as KEY.mp4.
     A question counts once in the accuracy and once for each of its capabilities. `time_reference` is kept as `span`, in
-    seconds, with which a retrieval window can be compared; that is not part of the official score.
+    seconds, with which a retrieval window can be compared; that is not part of the official score. `extraction: letter`
+    takes any plain naming of an option, `official` the repository's reading: the first character of what stands before
+    the first ")", which of "The answer is C" is "T". The prompt is the one in use for it; the repository has none.
     """
 
     split: str = Field(default="test", description="test")
+    extraction: Literal["official", "letter"] = Field("letter", description="any naming of an option, or the official")
     format: ClassVar[Format] = Format(
         repositories=("THUDM/LVBench", "zai-org/LVBench"),
         splits={"test": Split(1549)},
@@ -261,8 +264,11 @@ class LVBench(VideoBenchmark):
         )
 
     def judge(self, sample: Sample, response: str) -> Steps:
-        letter = letter_of(response, LETTERS[: len(sample.meta["choices"])])
-        return decided(Score(letter is not None and letter == sample.answer, letter, "option letter"))
+        if self.extraction == "letter":
+            letter = letter_of(response, LETTERS[: len(sample.meta["choices"])])
+        else:
+            letter = lvbench_letter(said(response)) or None
+        return decided(Score(letter is not None and letter == sample.answer, letter, self.extraction))
 
     def axes(self) -> Mapping[str, Callable[[Scored], Iterable[str]]]:
         return {"question_type": in_meta("question_type")}
