@@ -12,7 +12,7 @@ import benchmark_rows as rows
 import pytest
 from benchmark_rows import jsonl, layout, parquet, png
 
-from mmcredit.components import build, names
+from mmcredit.components import build, lookup, names
 from mmcredit.data.benchmarks.samples import BenchmarkSamples
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample
@@ -65,7 +65,8 @@ def published(root: Path, name: str, data: list[dict[str, Any]] | None = None) -
 
 
 def test_every_benchmark_is_covered_here() -> None:
-    assert sorted(PUBLISHED) == names("benchmark")
+    own = [name for name in names("benchmark") if lookup("benchmark", name).__module__.startswith("mmcredit.")]
+    assert sorted(PUBLISHED) == own
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Arbitrage(Decoding):
     """Step-level speculation by predicted advantage: a draft model writes a step, and the target only where it pays.
 
-        z_d ~ draft until the separator;   y = router(x, z_d) ~ P(target's step is better);   y > tau: z_t ~ target from
-        the same prefix, instead of z_d
+        z_d ~ draft until the separator
+        y = router(x, z_d) ~ P(target's step is better)
+        y > tau: z_t ~ target from the same prefix, instead of z_d
 
     The policy is the draft, `target` the other. arXiv 2512.05033 (algorithm 1), code SqueezeAILab/Arbitrage; its
     comparisons are the paper's, strict. Here the target writes a step only when it is asked (the public script always

@@ -21,8 +21,9 @@ DEFAULTS = {"entropy": 0.45, "aleatoric": 2.275, "random": 0.85}
 class R2R(Decoding):
     """Roads to Rome: a small model writes, and a router lets the large one replace single tokens.
 
-        y_s ~ small;   p = router(h, e(y_s), z);   p >= threshold: the large model reads what it has missed and draws
-        the token anew, which replaces y_s
+        y_s ~ small
+        p = router(h, e(y_s), z)
+        p >= threshold: the large model reads what it has missed and draws the token anew, which replaces y_s
 
     The policy is the small model, `large` the other. No roll-back and no verification of blocks; the cache of the large
     model may lag, and each model reads the prompt (and encodes its images) once. arXiv 2505.21600, code thu-nics/R2R.

@@ -70,8 +70,11 @@ def tab_po_loss(
 class TabPO(Preference):
     """Token-level adaptive barrier preference optimisation: weighted DPO, and a supervised anchor on unsure tokens.
 
-        w^ = w T / sum(w);   mu(u) = (1/T) sum_t w^_t log p_t;   L_pref = -log sigmoid(beta [A(chosen) - A(rejected)])
-        A = mu_policy - mu_ref;   g_t = [log p_t < log tau] on chosen tokens, without gradient
+        w^ = w T / sum(w)
+        mu(u) = (1/T) sum_t w^_t log p_t
+        A = mu_policy - mu_ref
+        L_pref = -log sigmoid(beta [A(chosen) - A(rejected)])
+        g_t = [log p_t < log tau] on chosen tokens, without gradient
         L = L_pref + lam sum_t w^ g (-log p) / max(sum_t w^ g, 1)
 
     For structured answers whose two sides differ in a few tokens. arXiv 2603.00025, version 1, as its public code;
