@@ -10,16 +10,15 @@ from pydantic import Field, field_validator, model_validator
 
 from mmcredit.components import Needs, build, register
 from mmcredit.credit.base import CreditMethod, Step
-from mmcredit.credit.groups import normalize
-from mmcredit.rollouts import Credit, Rollouts, broadcast
+from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.yaml_values import Kind
 from video.retrieval import STATUSES
+from video.segment_statistics import Norm, group_advantages, retrieval_segment, reward_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 UNREAD = STATUSES.index("decode_error") + 1
-MALFORMED = STATUSES.index("malformed") + 1
 
 
 @register("credit", "sd_grpo")
@@ -101,7 +100,7 @@ class SDGRPO(CreditMethod):
         kept = rollouts.mask if self.truncated == "keep" else rollouts.mask & ~rollouts.truncated[:, None]
         if self.level == "trajectory":
             parts = {**self.retrieval, **self.reasoning}
-            values = {name: value.nan_to_num(0.0) for name, value in self._parts(parts, rollouts).items()}
+            values = {name: value.nan_to_num(0.0) for name, value in reward_parts(parts, rollouts).items()}
             advantages = self._advantages(values, parts, rollouts, torch.ones_like(rollouts.truncated), step)
         else:
             advantages = self._by_segment(rollouts, step)
@@ -109,20 +108,19 @@ class SDGRPO(CreditMethod):
 
     def _by_segment(self, rollouts: Rollouts, step: Step) -> Tensor:
         """[B,T]: A^retrieval on S, A^reasoning on R."""
-        first = self._first(rollouts)
+        first = retrieval_segment(rollouts, self.several, self.malformed)
         called = first.any(1)
-        values = self._parts(self.retrieval, rollouts)
+        values = reward_parts(self.retrieval, rollouts)
         known = torch.stack(list(values.values())).isfinite().all(0)
         if (calls := rollouts.signals.get("retrieval_call")) is not None:
             known = known & ~(rollouts.mask & (calls == UNREAD)).any(1)
         counted = known & called if self.no_retrieval == "drop" else known
         asked = self._advantages(values, self.retrieval, rollouts, counted, step)
         everyone = torch.ones_like(known)
-        said = self._advantages(self._parts(self.reasoning, rollouts), self.reasoning, rollouts, everyone, step)
+        said = self._advantages(reward_parts(self.reasoning, rollouts), self.reasoning, rollouts, everyone, step)
         advantages = torch.where(first, asked, said)
         if self.thought == "both":
-            before = first & (rollouts.signal("retrieval_call") == 0)
-            advantages = torch.where(before, asked + said, advantages)
+            advantages = torch.where(first & (rollouts.signal("retrieval_call") == 0), asked + said, advantages)
         if self.no_retrieval == "thought":
             advantages = torch.where(rollouts.signal("thought") & ~called[:, None], asked, advantages)
         if self.mean == "segment":
@@ -134,54 +132,12 @@ class SDGRPO(CreditMethod):
         step.note("reasoning_zero_share", 1 - said.any(1).float().mean())
         return advantages
 
-    def _first(self, rollouts: Rollouts) -> Tensor:
-        """[B,T] bool: the sampled tokens of S."""
-        if rollouts.segments is None:
-            raise ValueError("sd_grpo reads Rollouts.segments (1 up to </fps>, 2 after it), and there are none")
-        first = rollouts.mask & (rollouts.segments == 1)
-        if self.several == "last":
-            calls = rollouts.mask & (rollouts.signal("retrieval_call") > 0)
-            later = calls.flip(1).cumsum(1).flip(1) > 0  # a token of a call stands here or further on
-            first = first | (rollouts.mask & later & first.any(1, keepdim=True))
-        if self.malformed == "no_retrieval":
-            calls = torch.where(first, rollouts.signal("retrieval_call"), 0)
-            place = torch.arange(first.shape[1], device=first.device).expand_as(first)
-            end = torch.where(calls > 0, place, -1).amax(1, keepdim=True) if first.shape[1] else place[:, :1]
-            broken = calls.gather(1, end.clamp(min=0)) == MALFORMED if first.shape[1] else first[:, :1]
-            first = first & ~broken
-        return first
-
-    def _parts(self, names: Mapping[str, float], rollouts: Rollouts) -> dict[str, Tensor]:
-        """[B] per reward part. Raises ValueError for one that this run does not have."""
-        for name in names:
-            if name not in rollouts.reward_parts:
-                known = ", ".join(sorted(rollouts.reward_parts)) or "none"
-                raise ValueError(
-                    f"sd_grpo reads reward part {name!r}; there are {known}: add the reward, or name others"
-                )
-        return {name: rollouts.reward_parts[name] for name in names}
-
     def _advantages(
         self, values: Mapping[str, Tensor], weights: Mapping[str, float], rollouts: Rollouts, rows: Tensor, step: Step
     ) -> Tensor:
         """[B,T]: what the weighted sum of the parts earns over the responses in `rows` [B]; 0 for the others."""
-        found = torch.zeros(rollouts.tokens.shape, dtype=rollouts.rewards.dtype, device=rollouts.tokens.device)
-        if not bool(rows.any()):
-            return found
-        own = rollouts.select(rows.nonzero()[:, 0])
-        index, num_groups = own.group_index()
-        total = torch.zeros_like(own.rewards)
-        for name, value in values.items():
-            part = value[rows].to(total.dtype)
-            if self.normalize_then_sum:
-                part = normalize(part, index, num_groups, self.ddof, self.eps)
-            total = total + weights[name] * part
-        if self.by is None:
-            found[rows] = broadcast(normalize(total, index, num_groups, self.ddof, self.eps), own.mask)
-        else:
-            own = own.replace(rewards=total)
-            found[rows] = self._method()(Credit.empty(own), own, Step(step.index, step.total)).advantages
-        return found
+        norm = Norm(self.normalize_then_sum, self.ddof, self.eps)
+        return group_advantages(values, weights, rollouts, rows, norm, self._method() if self.by else None, step)
 
     def _method(self) -> CreditMethod:
         """The method `by`. Raises ValueError for one that does not turn rewards into advantages."""
@@ -189,7 +145,5 @@ class SDGRPO(CreditMethod):
         method = build("credit", self.by)
         assert isinstance(method, CreditMethod)
         if not method.starts or method.name == self.name or hasattr(method, "at_update"):
-            raise ValueError(
-                f"by: {method.name!r} does not turn rewards into advantages by itself: grpo, rloo, tempo do"
-            )
+            raise ValueError(f"by: {method.name!r} does not turn rewards into advantages alone: grpo, rloo, tempo do")
         return method
