@@ -16,6 +16,7 @@ from mmcredit.policy.chat_templates import read_ends, set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
 from mmcredit.policy.families import decoder_name, vision_parameters
 from mmcredit.policy.save import source_dtype
+from mmcredit.policy.visual_tokens import attach, pooler_of
 
 BUILTIN = "builtin:"
 
@@ -84,6 +85,7 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
             f"(first: {missing[0]}); they would be random"
         )
     model.source_dtype = source_dtype(described, path)
+    attach(model, config.visual_tokens, [path] if named == path else [named, path], seed, config.lora is not None)
     model.to(device)
     for adapter in adapters:
         trained = config.lora if adapter is adapters[-1] else None
@@ -137,6 +139,8 @@ def prepare(model: torch.nn.Module, config: ModelConfig, seed: int = 0) -> torch
     if config.freeze_vision:
         for parameter in vision_parameters(base):
             parameter.requires_grad_(False)
+    if (pooler := pooler_of(base)) is not None:
+        pooler.requires_grad_(config.lora is None and pooler.settings.train)
     if config.lora is not None and not hasattr(model, "disable_adapter"):
         model = _add_lora(model, config.lora, seed)
     if config.gradient_checkpointing:
