@@ -43,4 +43,5 @@ def joined(prompt: Prompt, said: Sequence[int], inserted: Sequence[Inserted]) ->
         media=media,
         media_keys=(*images, *videos),
         unexpanded=None,
+        clips=tuple(clip for part in parts for clip in part.clips),
     )
