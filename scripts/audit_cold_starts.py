@@ -4,7 +4,7 @@
     python scripts/audit_cold_starts.py letters    # model in runs/audit_letters/model, for configs/audits/letters.yaml
 
 Brief on purpose: the model has the form and makes mistakes, so that tokens of both kinds are there to be credited.
-`steps` are sums of four or five one-digit numbers (reasoning-gym), one partial sum after the other; `letters` asks how
+`steps` are sums of four one-digit numbers (reasoning-gym), one partial sum after the other; `letters` asks how
 often a letter occurs in a word of three or four and counts along it, in responses short enough to be listed.
 """
 

@@ -137,7 +137,7 @@ def strategies(config: RunConfig) -> dict[str, Any]:
             parse(content)
             found[name] = build("strategy", named.get(name, entry))
         except ValueError as error:
-            found[name] = " ".join(str(error).split())
+            found[name] = " ".join(str(error).split()).replace("config: Value error, ", "")
     return found
 
 

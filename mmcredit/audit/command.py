@@ -200,10 +200,11 @@ class _Work:
             elif (why := obstacle(method, first.rollouts, self.model.policy.view_prompts, self.verified)) is None:
                 self.methods.append(method)
             else:
-                self.refused[method.label] = _why_not(method, left_out) or why
+                self.refused[method.label] = _why_not(method, first.rollouts, left_out) or why
         self.methods, needs = agreeing(self.methods, self.refused)
         self.model.show_views(needs.views)
-        if any(v.weights == "reference" for m in self.methods for v in m.views(first.rollouts.signals)):
+        given = {*first.rollouts.signals, *self.verified}
+        if any(v.weights == "reference" for m in self.methods for v in m.views(given)):
             self.model.keep_reference()
         engine: Any = build("engine", self.config.rollout.engine)
         self.engine = engine.open(self.model.policy)
@@ -373,12 +374,11 @@ class _Work:
         return {label: known[label] for label in [*credits, *tables]}
 
 
-def _why_not(method: Method, left_out: Mapping[str, str]) -> str | None:
-    """Why a strategy that the method reads could not be had."""
-    needed = set(method.pipeline.needs().signals)
+def _why_not(method: Method, rollouts: Rollouts, left_out: Mapping[str, str]) -> str | None:
+    """Why the strategy could not be had that gives the first signal which is missing."""
+    missing = next((s for s in method.pipeline.needs().signals if s not in rollouts.signals), None)
     for name, why in left_out.items():
-        gives: tuple[str, ...] = lookup("strategy", name).gives  # type: ignore[attr-defined]
-        if needed & set(gives):
+        if missing in lookup("strategy", name).gives:  # type: ignore[attr-defined]
             return f"needs the strategy {name!r}, which this run cannot have: {why}"
     return None
 
