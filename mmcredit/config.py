@@ -143,7 +143,10 @@ class CheckpointBlock(Block):
 class EvaluateBlock(Block):
     """Held-out accuracy."""
 
-    every: int = Field(0, ge=0, description="steps between evaluations; 0 = only before and after")
+    every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="steps between evaluations; auto = a quarter of a run (of 20 steps at least); 0 = before and after only",
+    )
     limit: int | None = Field(None, ge=1, description="questions, the first ones of a seeded shuffle; none = all")
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
     reward: str | None = Field(None, description="reward part that says right or wrong; none = the first one")
@@ -151,6 +154,10 @@ class EvaluateBlock(Block):
     k: list[int] | None = Field(
         None, description="k of pass@k and majority@k, above 1; none = powers of two up to samples"
     )
+
+    def interval(self, steps: int) -> int:
+        """Steps between the evaluations of a run of `steps`; 0 = only before and after."""
+        return (-(-steps // 4) if steps >= 20 else 0) if self.every == "auto" else self.every
 
     @property
     def chosen_k(self) -> list[int]:

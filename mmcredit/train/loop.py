@@ -128,7 +128,7 @@ class Trainer:
             while self.step < config.run.steps:
                 self._one_step(self.step)
                 self.step += 1
-                every = config.evaluate.every
+                every = config.evaluate.interval(config.run.steps)
                 if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
                     self.stage.ahead.land()  # the engine is about to be given weights
                     self.held_out(self.step)
