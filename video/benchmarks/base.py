@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from mmcredit.answers.extract import option_letter
+from mmcredit.answers.option import option_letter
 from mmcredit.components import nearest
 from mmcredit.data.benchmarks.split import SplitSamples
 from mmcredit.data.dropped import UnusableSample
