@@ -19,10 +19,10 @@ from mmcredit.components import build, register
 from mmcredit.data.dropped import reason_of
 from mmcredit.data.videos import EMPTY
 from mmcredit.rollout.reaction import Reaction, Reply, Said
-from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy, Window
 from video.frames import NoFrames
 from video.retrieval import MAX_FPS, STATUSES, Call, Status, call_after, parse_calls
-from video.segments import mark
+from video.segments import mark, windows
 from video.tags import TagIds
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.volume import Volume
+    from mmcredit.rollouts import Rollouts
 
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 NOTE = "retrieval_call/"  # + number of the call: place of its status in STATUSES
@@ -291,6 +292,11 @@ class FrameRetrieval(Strategy):
         )
         signals = {name: values for name, values in rollouts.signals.items() if name not in noted}
         return batch.replace_rollouts(rollouts.replace(signals={**signals, "retrieval_call": marked}))
+
+    def windows(
+        self, rollouts: Rollouts, row: int, sample: Sample, decode: Callable[[Sequence[int]], str]
+    ) -> Sequence[Window]:
+        return windows(rollouts, row, sample, decode)
 
     @staticmethod
     def _overwrite(row: Any, number: int, value: int) -> None:
