@@ -86,10 +86,14 @@ class SceneOracleVerifier(PerceptionVerifier):
     samples without a scene graph are skipped. It costs no model call.
     """
 
+    flags: Literal["claim", "word"] = Field(
+        "claim", description="the whole false claim, or the word at which it becomes false"
+    )
+
     def backend(self, context: RunContext) -> Backend:
         from prm.oracles import SceneOracle
 
-        return SceneOracle()
+        return SceneOracle(self.flags)
 
     def refuses(self) -> Callable[[Sample], str]:
         from prm.checking import needs_meta

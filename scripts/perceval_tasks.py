@@ -121,7 +121,11 @@ SCENES = Task(
     arms={
         "GRPO": _GRPO,
         "Perceval, oracle": (),
-        "random spans": ("verifiers=[{random_spans: {like: {scene_oracle: {}}, zone: think, groups: all}}]",),
+        "random spans": (
+            "verifiers=[{random_spans: {like: {scene_oracle: {flags: word}}, zone: think, groups: all}}]",
+        ),
+        # Tried on the way: the whole claim penalised.
+        "whole claims": ("verifiers=[{scene_oracle: {groups: all}}]",),
     },
     study=("GRPO", "Perceval, oracle", "random spans"),
     measures={
