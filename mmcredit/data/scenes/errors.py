@@ -41,12 +41,19 @@ def _can_hold(claim: Claim, scene: Scene, free: list[tuple[str, int, int]], choi
 
 def _variants(claim: Claim, name: str, values: tuple[Any, ...]) -> Iterator[Claim]:
     for value in values:
-        if name in ("value", "place"):
-            yield replace(claim, **{name: value})
-            continue
-        whose = "other" if name.startswith("other ") else "subject"
-        phrase: Phrase = getattr(claim, whose)
-        yield replace(claim, **{whose: replace(phrase, **{name.removeprefix("other "): value})})
+        if name == "value":
+            yield replace(claim, value=value)
+        elif name == "place":
+            yield replace(claim, place=value)
+        elif name.startswith("other "):
+            assert claim.other is not None
+            yield replace(claim, other=_with(claim.other, name.removeprefix("other "), value))
+        else:
+            yield replace(claim, subject=_with(claim.subject, name, value))
+
+
+def _with(phrase: Phrase, name: str, value: Any) -> Phrase:
+    return replace(phrase, **{name: value})
 
 
 def _choices(name: str, claim: Claim, scene: Scene) -> tuple[Any, ...]:
