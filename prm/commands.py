@@ -81,6 +81,9 @@ def add(actions: Any) -> None:
     )
     train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml")
     train.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help="changes on top of the file")
+    train.add_argument(
+        "--data-only", action="store_true", help="write the annotated responses (train.jsonl, test.jsonl) and stop"
+    )
     _plugins(train)
     train.set_defaults(run=run_train)
 
