@@ -209,10 +209,10 @@ class FrameRetrieval(Strategy):
     inserts nothing, and counts under its status. Gives `segments`, and the signals `retrieval_call` (tokens of a call,
     with its status) and `thought`, as `retrieval_segments` does. Held-out answers are sampled in the same way.
 
-    Does the sampling itself: it stands last. The engine must serve insertions (hf). Not with strategies that sample on
-    from ids alone (spo_chain, spo_tree, spae_probes), nor with `replay`, which does not know calls of stored responses.
-    Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are the times of
-    the frames themselves, and inserted tokens are never trained on.
+    Does the sampling itself: it stands last. The engine must serve insertions (hf, vllm). Not with strategies that
+    sample on from ids alone (spo_chain, spo_tree, spae_probes), nor with `replay`, which does not know calls of stored
+    responses. Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are
+    the times of the frames themselves, and inserted tokens are never trained on.
     Cost: the window's tokens are read once per response that asks for it; a window that several ask for is decoded and
     encoded once. Noted: calls by status, windows, tokens inserted.
     """
@@ -232,7 +232,7 @@ class FrameRetrieval(Strategy):
         if not getattr(engine, "takes_reactions", False):
             raise ValueError(
                 f"rollout.strategies: {self.name!r} inserts frames into responses, which engine {engine.name!r} cannot "
-                "take in the middle of a response; use rollout.engine hf"
+                "take in the middle of a response; use rollout.engine hf or vllm"
             )
         if run.rollout.sampling.min_new_tokens:
             raise ValueError(
