@@ -17,8 +17,9 @@ from mmcredit.policy.offsets import TokenOffsets
 from mmcredit.verifiers.base import RunContext
 from prm.components import verifier_of
 from prm.datasets import load
-from prm.evaluate import exchanged, judge, measures, words
+from prm.evaluate import exchanged, judge, measures
 from prm.parse import Verification
+from prm.spans import words
 from prm.verifier import ScriptedVerifier
 
 console = Console()

@@ -11,7 +11,7 @@ import torch
 
 from mmcredit.components import register
 from mmcredit.rollout.strategies.base import Rest, Stage, Strategy, Window
-from video.retrieval import STATUSES, Call, call_after, parse_call
+from video.retrieval import FPS_END, STATUSES, Call, call_closed, parse_call
 from video.tags import TagIds
 
 if TYPE_CHECKING:
@@ -44,17 +44,26 @@ def mark(rollouts: Rollouts, ids: TagIds, decode: Decode) -> tuple[Rollouts, lis
         boundary = ends[0] if ends else -1
         for i, place in enumerate(places):
             segments[row, place] = RETRIEVAL if i <= boundary else REASONING
-        found.append([])
-        for before, end in zip([-1, *ends], ends, strict=False):
-            call = call_after(decode(sampled[: end + 1]), len(decode(sampled[: before + 1])))
+        found.append(token_calls(sampled, ids, decode))
+        for before, end, call in zip([-1, *ends], ends, found[-1], strict=False):
             own = [i for i in range(before + 1, end) if sampled[i] == ids.span]
             begin = own[-1] if own else end
             calls[row, places[begin : end + 1]] = STATUSES.index(call.status) + 1
-            found[-1].append(call)
         for place in places[: _thought_length(sampled, decode)]:
             thought[row, place] = True
     signals = {"retrieval_call": calls, "thought": thought}
     return rollouts.replace(segments=segments).with_signals(signals), found
+
+
+def token_calls(sampled: Sequence[int], ids: TagIds, decode: Decode) -> list[Call]:
+    """A call per `</fps>` id of the sampled tokens; one that is spelled out in other tokens is text."""
+    found, at = [], 0
+    for end, token in enumerate(sampled):
+        if token == ids.fps_end:
+            text = decode(sampled[: end + 1])
+            found.append(call_closed(text, at, text.rindex(FPS_END)))
+            at = len(text)
+    return found
 
 
 def _thought_length(tokens: list[int], decode: Decode) -> int:

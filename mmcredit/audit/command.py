@@ -117,6 +117,10 @@ def audit(source: RunConfig | Path, folder: Path, options: Options, stage: Stage
     else:
         if options.plan is None:
             exact.check(source.rollout.sampling)
+        # A name that does not exist is said before hours of sampling.
+        make_methods(
+            parse_methods(options.methods), source.model_dump()["objective"], source.rollout.sampling.max_new_tokens
+        )
         _claim(folder, {"config": source.model_dump(mode="json"), **_settings(options, True)})
         wanted = options.trees and any("spo_tree" in str(entry) for entry in parse_methods(options.methods))
         sizes = {"prompts": options.prompts, "batch": options.batch, "regroup": options.regroup}
