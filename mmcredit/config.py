@@ -145,7 +145,7 @@ class EvaluateBlock(Block):
 
     every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="steps between evaluations; auto = a quarter of a run (of 20 steps at least); 0 = before and after only",
+        description="steps between evaluations; auto = a quarter of the run (from 20 steps on); 0 = before and after",
     )
     limit: int | None = Field(None, ge=1, description="questions, the first ones of a seeded shuffle; none = all")
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
