@@ -12,6 +12,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -274,6 +275,12 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
         if current is None:
             return []
     return list(current.model_fields)
+
+
+def headline(cls: type[Component]) -> str:
+    """The first sentence of a component's docstring, for lists."""
+    paragraph = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", paragraph)[0]
 
 
 def page(cls: type[Component], width: int | None = None) -> str:
