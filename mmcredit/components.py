@@ -12,8 +12,8 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import re
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
