@@ -258,7 +258,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "missing":
             lines.append(f"{where} is missing")
         else:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}" if where else item["msg"])
+            said = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            own = item["type"] == "value_error" and isinstance(item["input"], Mapping)  # our message names the value
+            lines.append(f"{where}: {said}" + ("" if own else f", got {item['input']!r}") if where else said)
     return "; ".join(lines)
 
 

@@ -245,7 +245,14 @@ class RunConfig(Block):
                     f"rollout.strategies: {strategy.name!r} does the sampling itself and must stand last; "
                     f"{strategies[place].name!r} after it would never run"
                 )
-        self._verifiers(needs, given, pipeline.methods[0])
+        first = pipeline.methods[0]
+        acts = (*self.rollout.strategies, *self.verifiers, *self.objective.regularizers)
+        if self.rollout.group == 1 and first.zero_for_equal and not acts:
+            raise ValueError(
+                f"rollout.group is 1, but {first.name!r} compares the responses of a group: every advantage would be "
+                "0 and nothing learnt; sample at least 2 per prompt (8 is usual), or start from reinforce_pp"
+            )
+        self._verifiers(needs, given, first)
         for signal in (*needs.signals, *self.log.signals):
             if signal in given or signal in names("signal"):
                 continue

@@ -18,3 +18,5 @@ class RewardItem:
     truncated: bool = False
     sample_id: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    # What a strategy that answers responses while they are sampled noted of this one; None: nobody would have answered.
+    notes: Mapping[str, float] | None = None

@@ -22,4 +22,5 @@ def reward_item(sample: Sample, text: str, response: Response) -> RewardItem:
         truncated=response.finish == "length",
         sample_id=sample.id,
         meta=dict(sample.meta),
+        notes=dict(response.notes) if response.answered else None,
     )

@@ -205,6 +205,7 @@ class Trainer:
                 rollouts, credit, logprobs, batch.samples, batch.texts, parts.policy.tokenizer,
                 self.records.media, config.data.media, config.log.samples_groups, self.stage.verdicts,
                 batch.prompts, None if parts.policy.processor is None else parts.views.pixels,
+                parts.strategies,
             )  # fmt: skip
             self.records.samples.write(step, rows)
         if self.world.writes and config.log.rollouts_every and step % config.log.rollouts_every == 0:
