@@ -129,9 +129,10 @@ class Insertions:
         )
         with torch.inference_mode(False):  # tensors that it makes are for training, too
             turn.reply = request.reaction(said)
-        self.waiting.append(turn)
         if isinstance(turn.reply, Reply) and turn.reply.piece is None and not turn.reply.end:
-            self._go_on(self.waiting.pop(), turn.reply)
+            self._go_on(turn, turn.reply)
+        else:
+            self.waiting.append(turn)
 
     def _redeem(self) -> None:
         """All that wait are given what they were promised."""
