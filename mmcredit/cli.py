@@ -146,7 +146,11 @@ def parser(more: bool = True) -> ArgumentParser:
     )
     replay.add_argument("rollouts", metavar="ROLLOUTS", type=Path, help="run directory, or one RUN/rollouts/step-*")
     replay.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="changes to the run's config (model.device=cpu, ...)"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key.sub=value",
+        help="changes to the run's config (model.device=cpu, ...)",
     )
     replay.add_argument(
         "--methods",

@@ -269,7 +269,7 @@ def methods(options: Namespace) -> int:
             continue
         table = Table(kind, "what it does", show_lines=False)
         for name in names:
-            table.add_row(name, (components.lookup(kind, name).__doc__ or "").strip().splitlines()[0])
+            table.add_row(name, components.headline(components.lookup(kind, name)))
         console.print(table)
     if options.kind is None and (recipes := config_files.recipes()):
         table = Table("recipe (--method)", "what it sets", show_lines=False)

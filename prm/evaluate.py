@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.media import content_key
 from mmcredit.intervals import Z95, proportion
-from mmcredit.policy.offsets import Offsets
 from mmcredit.seeds import derive
 from prm.checking import SpanSettings
 from prm.metrics import auroc, macro_iou, matches, merge, mhalo_f1m, mhalo_iou, overlap, prf, word_spans
-from prm.spans import INFERENCE, locate, token_spans
+from prm.spans import INFERENCE, locate, token_spans, words
 from prm.verifier import Query, Verifier
 
 if TYPE_CHECKING:
+    from mmcredit.policy.offsets import Offsets
     from prm.datasets.base import SpanSample
     from prm.parse import Verification
 
-Tokenise = Callable[[str], Offsets]
-_WORDS = re.compile(r"\w+|[^\w\s]")
+Tokenise = Callable[[str], "Offsets"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,6 @@ class Judged:
         """Flagged share of the response: the verifier's word as a number."""
         length = max(1, len(self.sample.response))
         return sum(b - a for a, b in merge(self.predicted)) / length
-
-
-def words(text: str) -> Offsets:
-    """A response cut into words and signs: the tokens of span measures where no tokenizer is given."""
-    return Offsets(text, tuple(match.span() for match in _WORDS.finditer(text)))
 
 
 def judge(samples: Sequence[SpanSample], verifier: Verifier, settings: SpanSettings | None = None) -> list[Judged]:

@@ -16,7 +16,7 @@ from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sample import Media, Sample
 from mmcredit.data.videos.base import Frames
 from mmcredit.policy.pixel_cache import PixelCache
-from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.prompt import Clip, Prompt
 from mmcredit.policy.rendering import Renderer
 from mmcredit.policy.tile_processor import TileProcessor
 from mmcredit.policy.vision import UnsupportedModel
@@ -84,6 +84,7 @@ class PromptEncoder:
         media: dict[str, Tensor] = {}
         keys: tuple[str, ...] = ()
         tokens, types = unexpanded, torch.zeros_like(unexpanded)
+        clips: tuple[Clip, ...] = ()
         if not sample.media:
             pass
         elif self.tiles is not None:
@@ -91,8 +92,8 @@ class PromptEncoder:
         elif all(m.kind == "image" for m in sample.media) and self._expands.get(False) is not False:
             tokens, types, media, keys = self._with_images(sample, text)
         else:
-            tokens, types, media, keys = self._through_processor(sample, text)
-        prompt = self._laid_out(sample.id, tokens, types, media, keys)
+            tokens, types, media, keys, clips = self._through_processor(sample, text)
+        prompt = self._laid_out(sample.id, tokens, types, media, keys, clips)
         if max_tokens is not None and len(prompt) > max_tokens:
             visual = int(prompt.visual.sum())
             raise ValueError(
@@ -102,7 +103,13 @@ class PromptEncoder:
         return replace(prompt, unexpanded=unexpanded, sample=sample)
 
     def _laid_out(
-        self, name: str, tokens: Tensor, types: Tensor, media: dict[str, Tensor], keys: tuple[str, ...]
+        self,
+        name: str,
+        tokens: Tensor,
+        types: Tensor,
+        media: dict[str, Tensor],
+        keys: tuple[str, ...],
+        clips: tuple[Clip, ...] = (),
     ) -> Prompt:
         """The prompt of whole tokens [P] of these `types`, shrunk where visual tokens are pooled: what stays keeps its
         positions, and so does what comes after."""
@@ -120,6 +127,7 @@ class PromptEncoder:
             visual=types != 0,
             media=media,
             media_keys=keys,
+            clips=clips,
             visual_whole=whole,
         )
 
@@ -171,7 +179,7 @@ class PromptEncoder:
         self._check_places(sample, text, processed)
         result = self._expand(text, processed)
         if False not in self._expands:
-            reference = self._through_processor(sample, text)
+            reference = self._through_processor(sample, text)[:4]
             self._expands[False] = result is not None and _equal(result, reference[:3])
             if not self._expands[False]:
                 warnings.warn(
@@ -180,7 +188,7 @@ class PromptEncoder:
                     stacklevel=4,
                 )
         if not self._expands[False] or result is None:
-            return self._through_processor(sample, text)
+            return self._through_processor(sample, text)[:4]
         return *result, keys
 
     def _with_tiles(self, sample: Sample, text: str, tiles: TileProcessor) -> tuple[*Encoded, tuple[str, ...]]:
@@ -293,9 +301,10 @@ class PromptEncoder:
         else:
             tokens = self._tokenise(text)
             types = torch.zeros_like(tokens)
-        return self._laid_out(name, tokens, types, media, tuple(f"{key}:{self._fingerprint}" for key in keys))
+        keyed = tuple(f"{key}:{self._fingerprint}" for key in keys)
+        return self._laid_out(name, tokens, types, media, keyed, tuple(Clip.of(about) for _, about in videos))
 
-    def _through_processor(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...]]:
+    def _through_processor(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...], tuple[Clip, ...]]:
         images = [m for m in sample.media if m.kind == "image"]
         videos = [m for m in sample.media if m.kind == "video"]
         if videos and self.load_video is None:
@@ -310,7 +319,8 @@ class PromptEncoder:
             loaded = [self.load_video(m) for m in videos] if self.load_video is not None else []
         except ValueError as error:
             raise ValueError(f"sample {sample.name}: {error}") from error
-        return *self._processed(sample.name, text, options, loaded), self._keys(sample)
+        clips = tuple(Clip.of(about) for _, about in loaded)
+        return *self._processed(sample.name, text, options, loaded), self._keys(sample), clips
 
     def _processed(self, name: str, text: str, options: dict[str, Any], videos: Sequence[Frames]) -> Encoded:
         """What the processor makes of a text with these images (in `options`) and videos."""

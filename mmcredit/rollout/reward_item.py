@@ -24,4 +24,5 @@ def reward_item(sample: Sample, text: str, response: Response, prompt: Prompt | 
         sample_id=sample.id,
         visual_share=prompt.visual_share if prompt is not None and prompt.visual_whole else None,
         meta=dict(sample.meta),
+        notes=dict(response.notes) if response.answered else None,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -29,7 +30,7 @@ from prm.parse import Verification
 from prm.train.annotate import Example, annotate, ideal_and_edits, roll_out
 from prm.train.edits import EASY_VQA, SCENES
 from prm.train.filters import balanced, keep_sound
-from prm.train.sft import SFTConfig, prepare, train
+from prm.train.sft import SFTConfig, prepare, steps_of, train
 from prm.verifier import Query, ScriptedVerifier
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from prm.verifier import Verifier
 
 console = Console()
+TRAIN, TEST = "train.jsonl", "test.jsonl"
 
 
 class DataBlock(BaseModel):
@@ -93,18 +95,18 @@ def run(options: Namespace) -> int:
     console.print("annotating the responses", highlight=False)
     examples, dropped = _examples(config, train_samples, writer, annotator, forbidden)
     tests, _ = _examples(config, test_samples, writer, annotator, ())
-    save_spans(as_span_samples(tests), config.output / "test.jsonl")
+    # The answers of an annotator may be dear; they are also what RL on the verifier is trained on.
+    save_spans(as_span_samples(examples), config.output / TRAIN)
+    save_spans(as_span_samples(tests), config.output / TEST)
+    if options.data_only:
+        console.print(f"{len(examples)} examples, dropped {dict(dropped)}; {len(tests)} to test on", highlight=False)
+        console.print(f"annotated responses: {config.output / TRAIN}", highlight=False, soft_wrap=True)
+        return 0
     taught, refused = prepare(examples, policy, config.layout, config.longest)
     dropped.update({name: count for name, count in refused.items() if count})
     console.print(f"{len(taught)} examples, dropped {dict(dropped)}; {len(tests)} to test on", highlight=False)
-    log = (config.output / "loss.jsonl").open("w", encoding="utf-8")
-
-    def tell(step: int, loss: float) -> None:
-        log.write(json.dumps({"step": step, "loss": loss}) + "\n")
-        log.flush()
-
-    with log:
-        losses = train(taught, policy, config.sft, config.seed, tell)
+    with (config.output / "loss.jsonl").open("w", encoding="utf-8") as log:
+        losses = train(taught, policy, config.sft, config.seed, Telling(log, steps_of(len(taught), config.sft)))
     policy.save(config.output)
     results = _test(config, policy, tests)
     card = {
@@ -124,6 +126,25 @@ def run(options: Namespace) -> int:
     console.print(table(results))
     console.print(f"verifier: {config.output}", highlight=False, soft_wrap=True)
     return 0
+
+
+class Telling:
+    """Writes the loss of every step down, and tells the person now and then, with the time left."""
+
+    def __init__(self, log: TextIO, steps: int, line_seconds: float = 10.0) -> None:
+        self.log, self.steps, self.line_seconds = log, steps, line_seconds
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.log.write(json.dumps({"step": step, "loss": loss}) + "\n")
+        self.log.flush()
+        now = time.monotonic()
+        if step in (0, self.steps - 1) or now - self.told >= self.line_seconds:
+            self.told = now
+            left = (now - self.began) / (step + 1) * (self.steps - step - 1)
+            console.print(
+                f"step {step + 1:>5}/{self.steps}  loss {loss:.4f}  left {left / 60:.1f} min", highlight=False
+            )
 
 
 def read_config(path: str, overrides: Sequence[str]) -> PrmTrainConfig:
