@@ -21,6 +21,7 @@ from prm.datasets import load
 from prm.evaluate import exchanged, judge, measures
 from prm.parse import Verification
 from prm.spans import words
+from prm.ticker import Ticker
 from prm.verifier import ScriptedVerifier
 
 console = Console()
@@ -54,12 +55,13 @@ def run(options: Namespace) -> int:
     context = RunContext(tokenizer, folder, 0, MediaLimits() if root is None else MediaLimits(root=root))
     backend = component.backend(context)
     try:
-        found = judge(samples, backend)
+        ticker = Ticker(console, "verified", len(samples) * (2 if options.exchange else 1))
+        found = judge(samples, backend, progress=ticker)
         results = {component.name: measures(found, tokenise)}
         nothing = ScriptedVerifier(lambda query: Verification())
         results["flags nothing"] = measures(judge(samples, nothing), tokenise)
         if options.exchange:
-            results["exchanged pictures"] = measures(judge(exchanged(samples), backend), tokenise)
+            results["exchanged pictures"] = measures(judge(exchanged(samples), backend, progress=ticker), tokenise)
     finally:
         backend.close()
     about = {"verifier": component.spec(), "data": options.data, "dropped": dict(loaded.dropped)}
