@@ -85,6 +85,8 @@ def test_answers_follow_from_the_details():
         shown = [detail for detail in event.window.details if detail[0]]
         if event.kind == "appear":
             assert [shape for shape, _ in shown] == [event.answer]
+        elif event.kind == "tint":
+            assert [colour for _, colour in shown] == [event.answer]
         elif event.kind == "flash":
             assert len(shown) == int(event.answer)
             places = [i for i, detail in enumerate(event.window.details) if detail[0]]
@@ -119,6 +121,25 @@ def test_the_ideal_response_earns_everything():
         assert [call.status for call in parse_calls(item.response)] == ["ok"]
         assert sample_.media[0].data[4:8] == b"ftyp"
         assert [part["type"] for part in sample_.messages[0]["content"]] == ["video", "text"]
+
+
+def test_stray_calls_tell_what_they_show_and_keep_the_answer():
+    fields = {"size": 40, "kinds": ["appear", "tint"], "max_frames": 8}
+    gold, stray = (
+        list(build("source", {"video_events": {**fields, "stray": share}}).load(MediaLimits())) for share in (0.0, 1.0)
+    )
+    hidden = []
+    for sample_, ideal in zip(stray, gold, strict=True):
+        text, other = sample_.meta["completion"], ideal.meta["completion"]
+        (call,) = parse_calls(text)
+        assert call.ok
+        assert abs(call.start - sample_.meta["span"][0]) <= 2
+        assert abs(call.end - sample_.meta["span"][1]) <= 2
+        assert (sample_.answer, sample_.meta["span"]) == (ideal.answer, ideal.meta["span"])
+        told, said = text.partition("</fps>")[2], other.partition("</fps>")[2]
+        hidden.append(told == said.replace(f"\n{sample_.answer}<", "\nnothing<"))
+        assert hidden[-1] or told == said
+    assert 5 < sum(hidden) < 35, "some windows miss the detail, and say so"
 
 
 def test_seeds_and_splits():

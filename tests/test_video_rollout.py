@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +19,7 @@ from tiny import tiny_vl
 from video_clips import number_of, write, write_sound
 
 from mmcredit import config
+from mmcredit.answers.item import RewardItem
 from mmcredit.components import build
 from mmcredit.data.dropped import reason_of
 from mmcredit.data.media import MediaLimits
@@ -56,6 +60,14 @@ def asked(folder: Path, name: str, content: str = "20") -> Sample:
     return Sample(name, ({"role": "user", "content": parts},), (Media("video", path=file, name=name),), answer="red")
 
 
+def scripted(policy: Policy, text: str) -> list[int]:
+    """The ids of a text; what stands between braces is spelled letter by letter, so that its tags are none."""
+    encode = partial(policy.tokenizer.encode, add_special_tokens=False)
+    parts = re.split(r"[{}]", text)
+    spelled = [[i for letter in part for i in encode(letter)] for part in parts[1::2]]
+    return [i for plain, own in zip_longest(parts[::2], spelled, fillvalue="") for i in (*encode(plain), *own)]
+
+
 class Stage(SamplingStage):
     """A real rollout stage around a policy, whose responses are spelt out: `texts` per prompt and member."""
 
@@ -64,15 +76,18 @@ class Stage(SamplingStage):
         self.sampling, self.seed, self.step = Sampling(max_new_tokens=tokens), 0, 0
         self.costs, self.notes, self.reward_counts, self.events = Costs(), {}, {}, []
         self.bar = SimpleNamespace(stage=lambda *a: None, advance=lambda n: None)  # type: ignore[assignment]
-        pool = SimpleNamespace(
-            score=lambda items: RewardResult([0.0] * len(items), {}, {}, {}, []), names=[], rewards=[]
-        )
+        self.items: list[RewardItem] = []  # what rewards saw
+        pool = SimpleNamespace(score=self.rewarded, names=[], rewards=[])
         self.parts = SimpleNamespace(pool=pool, verifying=SimpleNamespace(ask=lambda *a: None))  # type: ignore[assignment]
         self._event = lambda message, *a: self.events.append(message)
         self.ahead = Ahead(self, 0)
-        self.scripts = [policy.tokenizer.encode(t, add_special_tokens=False) for own in texts for t in own]
+        self.scripts = [scripted(policy, t) for own in texts for t in own]
         self.told = [0] * len(self.scripts)
         self.engine.hook = self.force  # type: ignore[attr-defined]
+
+    def rewarded(self, items: list[RewardItem]) -> RewardResult:
+        self.items += items
+        return RewardResult([0.0] * len(items), {}, {}, {}, [])
 
     def force(self, step, logits, rows):
         """Only the next token of each script is left; behind it the end."""
@@ -121,6 +136,33 @@ CASES = {
     f"{OK} {OK}": ["ok", "ignored"],
     f"<answer>{OK}</answer>": ["malformed"],
 }
+
+
+def test_tags_that_are_spelled_out_ask_for_nothing_and_earn_nothing(tmp_path: Path) -> None:
+    """Decoded, they read as a call does; only tags of one token stop a response."""
+    policy = tagged()
+    gold, other = "<span>2.00 - 4.00</span><fps>3</fps>", "<span>10.00 - 12.00</span><fps>1</fps>"
+    sample = replace(asked(tmp_path, "v"), meta={"span": [2.0, 4.0], "fps": 3})
+    texts = [
+        f"a {gold} b",
+        f"a {{{gold}}} b",
+        f"a {{{gold}}} {other} b",
+        f"a {{{other}}} {gold} b",
+        f"{gold} {{{gold}}}",
+    ]
+    batch, stage, counts = sampled(policy, [sample], [texts], tokens=200)
+    plain = [re.sub(r"[{} ]", "", text) for text in texts]
+    said = [re.sub(r"<[0-9.]+ seconds>| ", "", item.response) for item in stage.items]
+    assert said == plain
+    assert statuses(batch) == [["ok"], [], ["ok"], ["ok"], ["ok"]]
+    assert [len(own) for own in batch.rollouts.inserted] == [1, 0, 1, 1, 1]
+    earned = {name: build("reward", name)(stage.items) for name in ("window_iou", "fps_match", "retrieval")}
+    assert earned["window_iou"] == [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert earned["fps_match"] == [1.0, 0.0, 1 - 2 / 5, 1.0, 1.0]
+    assert earned["retrieval"] == [1.0, 0.0, 0.3, 1.0, 1.0]
+    assert counts["none"] == 1
+    shown = [own[0].piece for own in batch.rollouts.inserted if own]
+    assert shown[0] is shown[2] is shown[3] is not shown[1], "the window of the call that happened"
 
 
 def test_every_call_has_its_status_and_only_good_ones_get_frames(tmp_path: Path) -> None:

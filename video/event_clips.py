@@ -22,14 +22,14 @@ import numpy as np
 from mmcredit.data.scenes.layout import Lots
 from mmcredit.data.splits import in_test
 from video.backends.pyav import library
-from video.frames import smart_nframes, spread, window_indices
-from video.retrieval import format_call
+from video.frames import VideoLimits, smart_nframes, spread, window_indices
+from video.retrieval import Call, format_call
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind = Literal["appear", "flash", "change", "count", "moment"]
-KINDS: tuple[Kind, ...] = ("appear", "flash", "change", "count", "moment")
+Kind = Literal["appear", "tint", "flash", "change", "count", "moment"]
+KINDS: tuple[Kind, ...] = ("appear", "tint", "flash", "change", "count", "moment")
 Split = Literal["train", "test"]
 
 NATIVE = 16  # frames a second of the file
@@ -99,50 +99,85 @@ class Event:
 
     def frame(self, number: int) -> NDArray[np.uint8]:
         """[size, size, 3] RGB of frame `number`."""
-        image = np.full((self.size, self.size, 3), GREY, np.uint8)
+        border, width, detail = "", "", NOTHING
         for window in self.windows:
             if number in window.frames():
-                edge = round(EDGE[window.width] * self.size)
-                inner = image[edge:-edge, edge:-edge].copy()
-                image[:] = COLOURS[window.border]
-                image[edge:-edge, edge:-edge] = inner
-                shape, colour = window.details[window.slot(number)]
-                if shape and number not in self.coarse:
-                    image[drawn(shape, self.size)] = COLOURS.get(colour, WHITE)
-        return image
+                border, width = window.border, window.width
+                detail = self.shown(number)
+        return picture(border, width, detail, self.size)
+
+    def shown(self, number: int) -> Detail:
+        """The detail that is to be seen in frame `number`."""
+        for window in self.windows:
+            if number in window.frames() and number not in self.coarse:
+                return window.details[window.slot(number)]
+        return NOTHING
 
     def mp4(self) -> bytes:
-        """The clip as a file: H.264, each frame by itself, so that no frame carries traces of its neighbours."""
-        av = library()
-        buffer = io.BytesIO()
-        with av.open(buffer, "w", format="mp4") as container:
-            options = {"g": "1", "qp": "20", "bf": "0", "threads": "1", "preset": "veryfast"}
-            stream = container.add_stream("libx264", rate=NATIVE, options=options)
-            stream.width = stream.height = self.size
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.time_base = Fraction(1, NATIVE)
-            for number in range(self.seconds * NATIVE):
-                shown = av.VideoFrame.from_ndarray(self.frame(number), format="rgb24")
-                shown.pts, shown.time_base = number, Fraction(1, NATIVE)
-                container.mux(stream.encode(shown))
-            container.mux(stream.encode())
-        return buffer.getvalue()
+        """The clip as a file (`write_mp4`)."""
+        return write_mp4([self.frame(number) for number in range(self.seconds * NATIVE)])
 
-    def completion(self) -> str:
-        """The ideal response: where to look and why, the call, what its frames show one by one, the answer."""
+    def completion(self, call: Call | None = None, limits: VideoLimits | None = None) -> str:
+        """The ideal response: where to look, the call, what its frames show in order, the answer.
+
+        With another call than the gold one: what `call` shows within `limits`, and the same answer.
+        """
         window = self.window
-        call = format_call(window.start, window.end, window.fps)
-        seen = " ".join(self._word(detail) for detail in window.details)
+        if call is None:
+            call = Call(window.start, window.end, window.fps)
+        total = self.seconds * NATIVE
+        frames = window_indices(call.start, call.end, call.fps, NATIVE, total, limits)
+        details = [self.shown(frame) for frame in frames]
+        # One detail may be in two frames of a window that is shown at more than its rate.
+        seen = [detail for detail, before in zip(details, [NOTHING, *details], strict=False) if detail != before]
+        words = " ".join(self._word(detail) for detail in seen if detail[0]) or "nothing"
         return (
-            f"<think>{window.border} border, {window.width}: {window.start} to {window.end} s. {call}\n"
-            f"{seen}</think><answer>{self.answer}</answer>"
+            f"<think>{window.border} border, {window.width}. {format_call(call.start, call.end, int(call.fps))}\n"
+            f"{words}</think><answer>{self.answer}</answer>"
         )
 
     def _word(self, detail: Detail) -> str:
         shape, colour = detail
-        if not shape:
-            return "-"
-        return {"change": colour, "flash": "o"}.get(self.kind, shape)
+        return {"change": colour, "tint": colour, "flash": "o"}.get(self.kind, shape)
+
+    def stray(self, lots: Lots, far: int = 2) -> Call:
+        """A call beside the gold one: both ends up to `far` seconds off, the rate any from 1 to 5."""
+        window = self.window
+        start = min(max(0, window.start + lots.between(-far, far)), self.seconds - 1)
+        end = min(max(start + 1, window.end + lots.between(-far, far)), self.seconds)
+        return Call(start, end, lots.between(1, 5), "ok")
+
+
+def write_mp4(frames: Sequence[NDArray[np.uint8]]) -> bytes:
+    """Frames [size, size, 3] as a file: H.264, each by itself, so that none carries traces of its neighbours."""
+    av = library()
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"g": "1", "qp": "20", "bf": "0", "threads": "1", "preset": "veryfast"}
+        stream = container.add_stream("libx264", rate=NATIVE, options=options)
+        stream.width = stream.height = len(frames[0])
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, NATIVE)
+        for number, frame in enumerate(frames):
+            shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            shown.pts, shown.time_base = number, Fraction(1, NATIVE)
+            container.mux(stream.encode(shown))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=1024)
+def picture(border: str, width: str, detail: Detail, size: int) -> NDArray[np.uint8]:
+    """[size, size, 3] RGB of a frame; a clip shows few different ones."""
+    image = np.full((size, size, 3), GREY, np.uint8)
+    if border:
+        edge = round(EDGE[width] * size)
+        image[:] = COLOURS[border]
+        image[edge:-edge, edge:-edge] = GREY
+    if detail[0]:
+        image[drawn(detail[0], size)] = COLOURS.get(detail[1], WHITE)
+    image.flags.writeable = False
+    return image
 
 
 @lru_cache(maxsize=64)
@@ -236,6 +271,10 @@ def _details(kind: Kind, lots: Lots) -> tuple[tuple[Detail, ...], str, str]:
         if kind == "appear":
             return tuple(slots), shape, "Which shape appears while the border is {border}?"
         return tuple(slots), "", f"When does the {shape} appear while the border is {{border}}? Answer in seconds."
+    if kind == "tint":
+        colour = lots.one(sorted(COLOURS))
+        slots[lots.one(inside)] = ("circle", colour)
+        return tuple(slots), colour, "Which colour flashes while the border is {border}?"
     if kind == "flash":
         count = lots.one(COUNTS)
         for place in _apart(int(count), lots):
@@ -269,8 +308,8 @@ def _timed(event: Event) -> Event:
     return Event(event.kind, event.question, answer, event.seconds, event.size, event.coarse, event.windows)
 
 
-def to_row(event: Event, split: Split) -> dict[str, Any]:
-    """The columns of a clip, without its file."""
+def to_row(event: Event, split: Split, call: Call | None = None, limits: VideoLimits | None = None) -> dict[str, Any]:
+    """The columns of a clip, without its file; `call` is another than the gold one for its completion."""
     window = event.window
     return {
         "question": event.question,
@@ -280,5 +319,5 @@ def to_row(event: Event, split: Split) -> dict[str, Any]:
         "span": [float(window.start), float(window.end)],
         "fps": window.fps,
         "duration": float(event.seconds),
-        "completion": event.completion(),
+        "completion": event.completion(call, limits),
     }

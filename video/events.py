@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from mmcredit.components import register
+from mmcredit.data.scenes.layout import Lots
 from mmcredit.data.sources.base import Rows, TableSource
 from video.event_clips import KINDS, SLOTS, Event, Kind, Split, make_event, to_row
+from video.frames import VideoLimits
 
 
 @register("source", "video_events")
@@ -22,7 +24,8 @@ class VideoEvents(TableSource):
 
     For some seconds of a clip the picture has a coloured border; within, details are shown for a half or a quarter of a
     second. A thin border means two slots a second, a thick one four: the rate at which each slot is seen once. Kinds:
-    `appear` (which shape), `flash` (how many times), `change` (to which colour), `count` (how many different shapes),
+    `appear` (which shape), `tint` (which colour),
+    `flash` (how many times), `change` (to which colour), `count` (how many different shapes),
     `moment` (when; its answer is another stretch than the window to look at). Answers are one word, a number from 1 to
     4, or "start - end".
 
@@ -33,9 +36,10 @@ class VideoEvents(TableSource):
 
     Columns: `question`, `video` (the file's bytes), `answer`; `span` and `fps` (gold window and rate, for the rewards
     `retrieval` and `reasoning`), `duration`, `kind`, `split`, `completion` (the ideal response with its call, for
-    `mmcredit sft`). Ids are video_events/split/seed/number. Item i is made when it is asked for (some 50 ms), the same
-    in every process. A clip belongs to `test` (a fifth of all) or to `train` by a hash of what it shows: the splits
-    share none.
+    `mmcredit sft`). In a share `stray` of the completions the call is off by up to two seconds at each end and has any
+    rate, as windows that people annotate are not exact: what it shows within `min_frames` and `max_frames` is told as
+    it is. Ids are video_events/split/seed/number. Item i is made when it is asked for (some 30 ms), the same in every
+    process. A clip belongs to `test` (a fifth of all) or to `train` by a hash of what it shows: the splits share none.
     """
 
     split: Split = Field(default="train", description="train or test")
@@ -48,6 +52,9 @@ class VideoEvents(TableSource):
     coarse_fps: float = Field(default=1.0, gt=0, description="rate at which prompts show the whole clip")
     coarse_max: int = Field(default=256, ge=2, description="most frames with which prompts show it")
     decoys: int = Field(default=0, ge=0, le=3, description="further windows of a clip")
+    stray: float = Field(default=0.0, ge=0, le=1, description="share of completions whose call is beside the gold one")
+    min_frames: int = Field(default=4, ge=2, description="fewest frames of a window in completions, as in `retrieval`")
+    max_frames: int = Field(default=128, ge=2, description="most frames of a window in completions")
     shortest: int = Field(default=8, ge=4, le=600, description="seconds of the shortest clip")
     longest: int = Field(default=16, ge=4, le=600, description="seconds of the longest clip")
 
@@ -107,10 +114,16 @@ class EventRows:
 
     def column(self, name: str) -> Iterator[Any]:
         for index in range(len(self)):
-            yield to_row(self._event(index), self._source.split).get(name)
+            yield self._row(index).get(name)
 
     def read(self, index: int) -> dict[str, Any]:
-        return {**to_row(self._event(index), self._source.split), "video": self._file(index)}
+        return {**self._row(index), "video": self._file(index)}
+
+    def _row(self, index: int) -> dict[str, Any]:
+        s, event = self._source, self._event(index)
+        lots = Lots(s.seed, "video events, stray", s.split, index)
+        call = event.stray(lots) if lots.chance(s.stray) else None
+        return to_row(event, s.split, call, VideoLimits(min_frames=s.min_frames, max_frames=s.max_frames))
 
     def place(self, index: int) -> str:
         return self.id(index)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +24,8 @@ MAX_FPS = 30  # hard limit of a call; the sampler (video.frames) restricts furth
 # beyond the number that a response may make: its text stays text.
 Status = Literal["ok", "malformed", "empty", "out_of_budget", "decode_error", "none", "cut", "ignored"]
 STATUSES: tuple[Status, ...] = ("ok", "malformed", "empty", "out_of_budget", "decode_error", "none", "cut", "ignored")
+
+NOTE = "retrieval_call/"  # + number of the call
 
 _NUM = r"([0-9]+(?:\.[0-9]+)?)"
 _CALL = re.compile(rf"<span>\s*{_NUM}\s*[-–—]\s*{_NUM}\s*</span>\s*<fps>\s*([0-9]+)\s*</fps>")
@@ -63,6 +66,22 @@ class Call:
         return format_call(self.start, self.end, int(self.fps)) if self.fps == self.fps else f"({self.status})"
 
 
+def noted(number: int, call: Call) -> dict[str, float]:
+    """What is noted of call `number` of a response: its status (place in STATUSES), and what it asked for."""
+    name = f"{NOTE}{number}"
+    asked = {f"{name}/start": call.start, f"{name}/end": call.end, f"{name}/fps": call.fps}
+    return {name: float(STATUSES.index(call.status))} | {key: v for key, v in asked.items() if v == v}
+
+
+def noted_calls(notes: Mapping[str, float]) -> list[Call]:
+    """The calls that `noted` noted, in order; their places in the text are not known."""
+    found: list[Call] = []
+    while (status := notes.get(name := f"{NOTE}{len(found)}")) is not None:
+        start, end, fps = (notes.get(f"{name}/{key}", math.nan) for key in ("start", "end", "fps"))
+        found.append(Call(start, end, fps, STATUSES[int(status)]))
+    return found
+
+
 def format_call(start: float, end: float, fps: int) -> str:
     """The canonical spelling: two decimals, a hyphen between blanks, whole frames a second."""
     return f"{SPAN}{start:.2f} - {end:.2f}{SPAN_END}{FPS}{fps}{FPS_END}"
@@ -98,11 +117,19 @@ def parse_calls(text: str, max_retrievals: int | None = None) -> list[Call]:
 def call_after(text: str, at: int) -> Call:
     """The first call of `text` at or after character `at`; see `parse_call`."""
     close = text.find(FPS_END, at)
-    if close < 0:
-        begin = max(text.rfind(SPAN, at), text.rfind(FPS, at))
-        if begin < 0:
-            return Call()
-        return Call(status="cut", reason="no </fps>", begin=text.rfind(SPAN, at) if SPAN in text[at:] else begin)
+    if close >= 0:
+        return call_closed(text, at, close)
+    begin = max(text.rfind(SPAN, at), text.rfind(FPS, at))
+    if begin < 0:
+        return Call()
+    return Call(status="cut", reason="no </fps>", begin=text.rfind(SPAN, at) if SPAN in text[at:] else begin)
+
+
+def call_closed(text: str, at: int, close: int) -> Call:
+    """The call that the `</fps>` at character `close` ends; it begins at or after `at`.
+
+    A tag may be spelled out in other tokens than its own; then it is text. Who knows the tokens says which `</fps>`.
+    """
     finish = close + len(FPS_END)
     begin = text.rfind(SPAN, at, close)
     if begin < 0:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from mmcredit.answers.item import RewardItem
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
-from video.retrieval import Call, parse_call, parse_calls
+from video.retrieval import Call, noted_calls, parse_calls
 
 Span = tuple[float, float]  # start and end, seconds
 LETTERS = frozenset("ABCDEFGH")
@@ -131,11 +131,17 @@ class Gold(Reward):
         raise TypeError(f"{type(self).__name__} does not implement value(item)")
 
     def asked(self, item: RewardItem) -> Call:
-        """The call of the response that counts."""
+        """The call of the response that counts.
+
+        Where calls were answered while the response was sampled, the calls that happened: tags that are spelled out in
+        other tokens than their own ask for nothing. Else those of its text.
+        """
+        made = parse_calls(item.response) if item.notes is None else noted_calls(item.notes)
+        made = [call for call in made if call.made]
         if self.call == "first":
-            return parse_call(item.response)
-        made = [call for call in parse_calls(item.response) if call.made]
-        return made[-1] if made else Call()
+            return made[0] if made else Call()
+        heard = [call for call in made if call.status != "ignored"]
+        return heard[-1] if heard else Call()
 
     def window(self, item: RewardItem) -> Span | None:
         """The gold window: ``meta[span_key]``, or the release's columns gt_span_start and gt_span_end. None = no label.

@@ -19,10 +19,10 @@ from mmcredit.components import build, register
 from mmcredit.data.dropped import reason_of
 from mmcredit.data.videos import EMPTY
 from mmcredit.rollout.reaction import Reaction, Reply, Said
-from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy, Window
 from video.frames import NoFrames
-from video.retrieval import MAX_FPS, STATUSES, Call, Status, call_after, parse_calls
-from video.segments import mark
+from video.retrieval import MAX_FPS, NOTE, STATUSES, Call, Status, noted
+from video.segments import mark, token_calls, windows
 from video.tags import TagIds
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.volume import Volume
+    from mmcredit.rollouts import Rollouts
 
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
-NOTE = "retrieval_call/"  # + number of the call: place of its status in STATUSES
 # Strategies that cannot stand around this one, and why.
 _IDS = "samples on from ids alone, without the frames that were inserted"
 REFUSED = {
@@ -136,16 +136,14 @@ class Answering:
         """Nothing for text that is no call, or one call too many; else the promise of a window."""
         given = {place for one in said.inserted for place in range(one.at, one.end)}
         own = [token for place, token in enumerate(said.tokens) if place not in given]
-        before = [place for place, token in enumerate(own[:-1]) if token == self.ids.fps_end]
-        text, start = self.decode(own), len(self.decode(own[: before[-1] + 1])) if before else 0
-        call, note = call_after(text, start), f"{NOTE}{len(before)}"
-        earlier = sum(each.ok for each in parse_calls(text[:start]))
-        if call.ok and earlier >= self.windows.limits.max_retrievals:
+        *before, call = token_calls(own, self.ids, self.decode)
+        number = len(before)
+        if call.ok and sum(each.ok for each in before) >= self.windows.limits.max_retrievals:
             call = call.become("ignored")
         if not call.ok:
-            return Reply(notes={note: float(STATUSES.index(call.status))})
+            return Reply(notes=noted(number, call))
         key, future = self.windows.start(self.media, call, self.windows.limits.max_frames)
-        return Promise(self, call, said.room, note, key, future)
+        return Promise(self, call, said.room, number, key, future)
 
 
 @dataclass
@@ -155,14 +153,14 @@ class Promise:
     of: Answering
     call: Call
     room: int
-    note: str
+    number: int  # of the call in its response
     key: tuple[Any, ...]
     future: Future[Any]
 
     def result(self) -> Reply:
         """The window as tokens; none where there are no frames, where they cannot be read, or do not fit."""
         status, piece = self._made()
-        return Reply(piece, notes={self.note: float(STATUSES.index(status))})
+        return Reply(piece, notes=noted(self.number, self.call.become(status)))
 
     def _made(self) -> tuple[Status, Prompt | None]:
         windows, media = self.of.windows, self.of.media
@@ -269,10 +267,10 @@ class FrameRetrieval(Strategy):
         for video, problem in answers.windows.problems.items():
             stage.event(f"retrieval: {video}: {problem}")
         rollouts, calls = mark(batch.rollouts, TagIds.of(stage.policy.tokenizer), stage.decode)
-        noted = {name: values for name, values in rollouts.signals.items() if name.startswith(NOTE)}
+        told = {name: values for name, values in rollouts.signals.items() if name.startswith(NOTE)}
         marked = rollouts.signals["retrieval_call"].clone()
         for row, each in enumerate(calls):
-            known = {n: noted.get(f"{NOTE}{n}") for n in range(len(each))}
+            known = {n: told.get(f"{NOTE}{n}") for n in range(len(each))}
             for number, call in enumerate(each):
                 values = known[number]
                 status: Status = call.status
@@ -289,8 +287,13 @@ class FrameRetrieval(Strategy):
             insertions=len(inserted),
             inserted_tokens=sum(len(one.piece) for one in inserted),
         )
-        signals = {name: values for name, values in rollouts.signals.items() if name not in noted}
+        signals = {name: values for name, values in rollouts.signals.items() if name not in told}
         return batch.replace_rollouts(rollouts.replace(signals={**signals, "retrieval_call": marked}))
+
+    def windows(
+        self, rollouts: Rollouts, row: int, sample: Sample, decode: Callable[[Sequence[int]], str]
+    ) -> Sequence[Window]:
+        return windows(rollouts, row, sample, decode)
 
     @staticmethod
     def _overwrite(row: Any, number: int, value: int) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 
 from mmcredit.components import register
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
-from video.retrieval import STATUSES, Call, call_after
+from mmcredit.rollout.strategies.base import Rest, Stage, Strategy, Window
+from video.retrieval import FPS_END, STATUSES, Call, call_closed, parse_call
 from video.tags import TagIds
 
 if TYPE_CHECKING:
+    from mmcredit.data.sample import Sample
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollouts import Rollouts
 
@@ -42,17 +44,26 @@ def mark(rollouts: Rollouts, ids: TagIds, decode: Decode) -> tuple[Rollouts, lis
         boundary = ends[0] if ends else -1
         for i, place in enumerate(places):
             segments[row, place] = RETRIEVAL if i <= boundary else REASONING
-        found.append([])
-        for before, end in zip([-1, *ends], ends, strict=False):
-            call = call_after(decode(sampled[: end + 1]), len(decode(sampled[: before + 1])))
+        found.append(token_calls(sampled, ids, decode))
+        for before, end, call in zip([-1, *ends], ends, found[-1], strict=False):
             own = [i for i in range(before + 1, end) if sampled[i] == ids.span]
             begin = own[-1] if own else end
             calls[row, places[begin : end + 1]] = STATUSES.index(call.status) + 1
-            found[-1].append(call)
         for place in places[: _thought_length(sampled, decode)]:
             thought[row, place] = True
     signals = {"retrieval_call": calls, "thought": thought}
     return rollouts.replace(segments=segments).with_signals(signals), found
+
+
+def token_calls(sampled: Sequence[int], ids: TagIds, decode: Decode) -> list[Call]:
+    """A call per `</fps>` id of the sampled tokens; one that is spelled out in other tokens is text."""
+    found, at = [], 0
+    for end, token in enumerate(sampled):
+        if token == ids.fps_end:
+            text = decode(sampled[: end + 1])
+            found.append(call_closed(text, at, text.rindex(FPS_END)))
+            at = len(text)
+    return found
 
 
 def _thought_length(tokens: list[int], decode: Decode) -> int:
@@ -64,6 +75,26 @@ def _thought_length(tokens: list[int], decode: Decode) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if THINK_END in decode(tokens[:middle]) else (middle, high)
     return high
+
+
+def windows(rollouts: Rollouts, row: int, sample: Sample, decode: Decode) -> list[Window]:
+    """What the calls of a response ask for, with their status, and the gold window of its sample where there is one."""
+    found, place = [], 0
+    for value, run in groupby(rollouts.signals["retrieval_call"][row].tolist()):
+        count = len(list(run))
+        if value:
+            call = parse_call(decode(rollouts.tokens[row, place : place + count].tolist()))
+            if call.end > call.start:  # a malformed one has no times
+                status = STATUSES[int(value) - 1]
+                found.append(Window("asked", call.start, call.end, call.fps, status, place, count))
+        place += count
+    gold = sample.meta.get("span")
+    if gold is None and sample.meta.get("gt_span_start") is not None:
+        gold = (sample.meta["gt_span_start"], sample.meta["gt_span_end"])
+    if gold is not None:
+        rate = sample.meta.get("fps")
+        found.append(Window("gold", float(gold[0]), float(gold[1]), None if rate is None else float(rate)))
+    return found
 
 
 @register("strategy", "retrieval_segments")
@@ -85,3 +116,6 @@ class RetrievalSegments(Strategy):
             for call in each or [Call()]:
                 stage.note(f"retrieval/{call.status}", 1.0)
         return replace(batch, rollouts=rollouts)
+
+    def windows(self, rollouts: Rollouts, row: int, sample: Sample, decode: Decode) -> Sequence[Window]:
+        return windows(rollouts, row, sample, decode)

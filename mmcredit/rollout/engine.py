@@ -70,6 +70,7 @@ class Response:
     finish: Literal["stop", "length"]
     notes: dict[str, float] = field(default_factory=dict)  # of a reaction
     inserted: tuple[Inserted, ...] = ()  # at their places in `tokens`; their log-probs are 0
+    answered: bool = False  # its request had a reaction: what was asked for in it was answered, or noted
 
     @property
     def sampled(self) -> int:

@@ -45,7 +45,7 @@ def text_config(tokenizer: PreTrainedTokenizerBase, layers: int = TEXT_LAYERS) -
     }
 
 
-def vision_config() -> dict:
+def vision_config(patch: int = PATCH) -> dict:
     """The part that both vision towers share."""
     return {
         "depth": 2,
@@ -53,7 +53,7 @@ def vision_config() -> dict:
         "intermediate_size": 2 * HIDDEN,
         "num_heads": HIDDEN // HEAD_DIM,
         "out_hidden_size": HIDDEN,
-        "patch_size": PATCH,
+        "patch_size": patch,
         "spatial_merge_size": MERGE,
         "temporal_patch_size": 2,
         "initializer_range": 0.06,
@@ -67,10 +67,10 @@ def media_ids(tokenizer: PreTrainedTokenizerBase) -> dict:
     return dict(zip(names, map(tokenizer.convert_tokens_to_ids, tokens), strict=True))
 
 
-def build_model(name: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def build_model(name: str, tokenizer: PreTrainedTokenizerBase, seed: int, patch: int = PATCH) -> PreTrainedModel:
     """Build an untrained model of the family of `name` in float32."""
     torch.manual_seed(seed)
-    text, vision = text_config(tokenizer), vision_config()
+    text, vision = text_config(tokenizer), vision_config(patch)
     common = {"tie_word_embeddings": False, "initializer_range": 0.06} | {
         key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
@@ -103,12 +103,14 @@ def build_model(name: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> Pre
     return model
 
 
-def build_processor(name: str, tokenizer: PreTrainedTokenizerBase) -> ProcessorMixin | PreTrainedTokenizerBase:
+def build_processor(
+    name: str, tokenizer: PreTrainedTokenizerBase, patch: int = PATCH
+) -> ProcessorMixin | PreTrainedTokenizerBase:
     """The processor that belongs to `name`; for the text model the tokenizer itself."""
     if name == "tiny-qwen3":
         return tokenizer
     options = {
-        "patch_size": PATCH,
+        "patch_size": patch,
         "merge_size": MERGE,
         "temporal_patch_size": 2,
         "size": PIXELS,

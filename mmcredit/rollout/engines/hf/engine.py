@@ -86,7 +86,14 @@ class HFEngine:
                     one = reactions.whole(one)
                 end: Literal["stop", "length"] = "stop" if one.stopped else "length"
                 out[one.response] = Response(
-                    requests[i].tag, member, one.tokens, one.logprobs, end, dict(one.notes), one.inserted
+                    requests[i].tag,
+                    member,
+                    one.tokens,
+                    one.logprobs,
+                    end,
+                    dict(one.notes),
+                    one.inserted,
+                    requests[i].reaction is not None,
                 )
 
         def ended(done: list[Finished]) -> None:
