@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmcredit.components import ENTRY_POINT_GROUP
 from mmcredit.policy.adapters import CONFIG, chain
 from mmcredit.policy.chat_templates import read_ends, set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
@@ -21,15 +23,15 @@ BUILTIN = "builtin:"
 
 
 def resolve_path(path: str) -> str:
-    """The folder of a ``builtin:NAME`` model, the folder itself (of a model or an adapter), or a hub id unchanged.
-    Raises ValueError for a name that is not shipped and for a path that does not exist."""
+    """The folder of a ``builtin:NAME`` model, which ships with this package or with one that brings components, the
+    folder itself (of a model or an adapter), or a hub id unchanged. Raises ValueError for a name that is not shipped and
+    for a path that does not exist."""
     if path.startswith(BUILTIN):
         name = path.removeprefix(BUILTIN)
-        home = Path(str(files("mmcredit") / "assets"))
-        known = sorted(p.name for p in home.iterdir() if (p / "config.json").is_file()) if home.is_dir() else []
+        known = shipped_models()
         if name not in known:
-            raise ValueError(f"model.path={path!r}: no such builtin model; known: {', '.join(known) or 'none'}")
-        return str(home / name)
+            raise ValueError(f"model.path={path!r}: no such builtin model; known: {', '.join(sorted(known)) or 'none'}")
+        return str(known[name])
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or (os.sep != "/" and os.sep in path)
     expanded = Path(path).expanduser()
     if looks_local and not expanded.is_dir():
@@ -37,6 +39,18 @@ def resolve_path(path: str) -> str:
     if expanded.is_dir() and not any((expanded / name).is_file() for name in ("config.json", CONFIG)):
         raise ValueError(f"model.path={path!r}: the folder holds neither config.json nor {CONFIG}")
     return str(expanded) if expanded.is_dir() else path
+
+
+def shipped_models() -> dict[str, Path]:
+    """Name and folder of the models in the `assets` of this package, and of the packages of its plug-ins."""
+    packages = {"mmcredit", *(e.module.partition(".")[0] for e in entry_points(group=ENTRY_POINT_GROUP))}
+    homes = [
+        Path(place) / "assets"
+        for package in sorted(packages)
+        if (spec := find_spec(package)) is not None
+        for place in spec.submodule_search_locations or ()
+    ]
+    return {p.parent.name: p.parent for home in homes for p in sorted(home.glob("*/config.json"))}
 
 
 def pick_device(name: str) -> torch.device:
