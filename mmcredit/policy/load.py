@@ -24,8 +24,8 @@ BUILTIN = "builtin:"
 
 def resolve_path(path: str) -> str:
     """The folder of a ``builtin:NAME`` model, which ships with this package or with one that brings components, the
-    folder itself (of a model or an adapter), or a hub id unchanged. Raises ValueError for a name that is not shipped and
-    for a path that does not exist."""
+    folder itself (of a model or an adapter), or a hub id unchanged. Raises ValueError for a name that is not shipped
+    and for a path that does not exist."""
     if path.startswith(BUILTIN):
         name = path.removeprefix(BUILTIN)
         known = shipped_models()
