@@ -164,7 +164,7 @@ def config(action: ArgumentParser, optional: bool = False) -> None:
     action.add_argument(
         "config", metavar="CONFIG", nargs="?" if optional else None, help="YAML file, or the name of one in configs/"
     )
-    action.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    action.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help="changes on top of the file")
     action.add_argument("--method", metavar="NAME", help="recipe from configs/methods laid over the config")
     action.add_argument(
         "--published", action="store_true", help="with --method: the paper's learning rate, batch and lengths as well"
@@ -175,7 +175,7 @@ def config(action: ArgumentParser, optional: bool = False) -> None:
 def fit(action: ArgumentParser) -> None:
     """What supervised runs take."""
     action.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one in configs/")
-    action.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    action.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help="changes on top of the file")
     action.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in run.dir")
     action.add_argument("--dry-run", action="store_true", help="check the config and print it resolved")
     plugins(action)

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,11 @@ def _scan(kind: str) -> None:
         package = importlib.import_module(home)
         for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"{home}.{module.name}")
+    load_installed()
+
+
+def load_installed() -> None:
+    """Import every installed plug-in, once. Raises RuntimeError for one that cannot be imported."""
     if ENTRY_POINT_GROUP not in _SCANNED:
         _SCANNED.add(ENTRY_POINT_GROUP)
         for entry in entry_points(group=ENTRY_POINT_GROUP):
@@ -253,7 +259,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "missing":
             lines.append(f"{where} is missing")
         else:
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}" if where else item["msg"])
+            said = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            own = item["type"] == "value_error" and isinstance(item["input"], Mapping)  # our message names the value
+            lines.append(f"{where}: {said}" + ("" if own else f", got {item['input']!r}") if where else said)
     return "; ".join(lines)
 
 
@@ -267,6 +275,12 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
         if current is None:
             return []
     return list(current.model_fields)
+
+
+def headline(cls: type[Component]) -> str:
+    """The first sentence of a component's docstring, for lists."""
+    paragraph = " ".join(inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", paragraph)[0]
 
 
 def page(cls: type[Component], width: int | None = None) -> str:

@@ -143,7 +143,10 @@ class CheckpointBlock(Block):
 class EvaluateBlock(Block):
     """Held-out accuracy."""
 
-    every: int = Field(0, ge=0, description="steps between evaluations; 0 = only before and after")
+    every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="steps between evaluations; auto = a quarter of the run (from 20 steps on); 0 = before and after",
+    )
     limit: int | None = Field(None, ge=1, description="questions, the first ones of a seeded shuffle; none = all")
     temperature: float = Field(0.0, ge=0, description="0 = greedy")
     reward: str | None = Field(None, description="reward part that says right or wrong; none = the first one")
@@ -151,6 +154,10 @@ class EvaluateBlock(Block):
     k: list[int] | None = Field(
         None, description="k of pass@k and majority@k, above 1; none = powers of two up to samples"
     )
+
+    def interval(self, steps: int) -> int:
+        """Steps between the evaluations of a run of `steps`; 0 = only before and after."""
+        return (-(-steps // 4) if steps >= 20 else 0) if self.every == "auto" else self.every
 
     @property
     def chosen_k(self) -> list[int]:
@@ -207,6 +214,11 @@ class RunConfig(Block):
                 f"mmcredit evaluate --decoding {_name(self.rollout.engine)} for answers"
             )
         build("engine", self.rollout.engine)
+        if self.model.visual_tokens is not None and _name(self.rollout.engine) != "hf":
+            raise ValueError(
+                f"model.visual_tokens pools features inside this process, which rollout.engine "
+                f"{_name(self.rollout.engine)!r} cannot: it would sample from another model; set rollout.engine to hf"
+            )
         rewards = build_all("reward", self.rewards)
         parts = part_names(rewards)  # type: ignore[arg-type]
         if self.evaluate.reward is not None and self.evaluate.reward not in parts:
@@ -245,7 +257,14 @@ class RunConfig(Block):
                     f"rollout.strategies: {strategy.name!r} does the sampling itself and must stand last; "
                     f"{strategies[place].name!r} after it would never run"
                 )
-        self._verifiers(needs, given, pipeline.methods[0])
+        first = pipeline.methods[0]
+        acts = (*self.rollout.strategies, *self.verifiers, *self.objective.regularizers)
+        if self.rollout.group == 1 and first.zero_for_equal and not acts:
+            raise ValueError(
+                f"rollout.group is 1, but {first.name!r} compares the responses of a group: every advantage would be "
+                "0 and nothing learnt; sample at least 2 per prompt (8 is usual), or start from reinforce_pp"
+            )
+        self._verifiers(needs, given, first)
         for signal in (*needs.signals, *self.log.signals):
             if signal in given or signal in names("signal"):
                 continue

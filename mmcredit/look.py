@@ -70,7 +70,7 @@ def _audit(actions: Any, plugins: Callable[[ArgumentParser], None]) -> None:
     )
     found.add_argument("source", metavar="CONFIG|ROLLOUTS", help="config, run directory, or one RUN/rollouts/step-*")
     found.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="changes to the config (rollout.group=4, ...)"
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="changes to the config (rollout.group=4, ...)"
     )
     found.add_argument(
         "--methods", default="all", metavar="A,B,...", help="as in `mmcredit replay`; default: all there are"

@@ -30,7 +30,7 @@ def add(actions: Any) -> None:
     refine.add_argument(
         "config", metavar="CONFIG", help="YAML file, or the name of one in configs/: questions, rewards"
     )
-    refine.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    refine.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help="changes on top of the file")
     refine.add_argument("--policy", metavar="PATH", help="model folder or builtin:NAME (default the config's)")
     refine.add_argument(
         "--prm", metavar="R", help="verifier: name, {name: {field: value}}, or a model folder (default the config's)"
@@ -80,7 +80,10 @@ def add(actions: Any) -> None:
         "verifier on them, test it on held-out pictures (and on exchanged ones), and write its card.",
     )
     train.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/prm/easy_vqa.yaml")
-    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes on top of the file")
+    train.add_argument("overrides", nargs="*", default=[], metavar="key.sub=value", help="changes on top of the file")
+    train.add_argument(
+        "--data-only", action="store_true", help="write the annotated responses (train.jsonl, test.jsonl) and stop"
+    )
     _plugins(train)
     train.set_defaults(run=run_train)
 
@@ -95,7 +98,9 @@ def add(actions: Any) -> None:
     serve.add_argument("--name", default="prm", help="name it is asked by (default prm)")
     serve.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's key")
     serve.add_argument("--max-model-len", type=int, default=32768, metavar="N", help="longest prompt and answer")
-    serve.add_argument("arguments", nargs="*", metavar="...", help="after --: further arguments of `vllm serve`")
+    serve.add_argument(
+        "arguments", nargs="*", default=[], metavar="...", help="after --: further arguments of `vllm serve`"
+    )
     serve.set_defaults(run=run_serve)
     for name, example in EXAMPLES.items():
         end_with(actions.choices[name], example)

@@ -10,10 +10,13 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from mmcredit.components import build, register
+from mmcredit.policy.builtin import add_home
 from mmcredit.policy.config import ModelConfig
 from mmcredit.verifiers.base import Verifier
 from prm.endpoint_config import EndpointConfig
 from prm.perceval import Perceval
+from prm.train.queries import AnnotatedResponses
+from prm.train.reward import SpanIoU
 
 if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from prm.verifier import Verifier as Backend
 
 __all__ = [
+    "AnnotatedResponses",
     "EasyVqaOracleVerifier",
     "EndpointVerifierComponent",
     "LocalVerifierComponent",
@@ -29,7 +33,10 @@ __all__ = [
     "Perceval",
     "RandomSpansVerifier",
     "SceneOracleVerifier",
+    "SpanIoU",
 ]
+
+add_home(Path(__file__).parent / "assets")
 
 
 class PerceptionVerifier(Verifier):
@@ -79,10 +86,14 @@ class SceneOracleVerifier(PerceptionVerifier):
     samples without a scene graph are skipped. It costs no model call.
     """
 
+    flags: Literal["claim", "word"] = Field(
+        "claim", description="the whole false claim, or the word at which it becomes false"
+    )
+
     def backend(self, context: RunContext) -> Backend:
         from prm.oracles import SceneOracle
 
-        return SceneOracle()
+        return SceneOracle(self.flags)
 
     def refuses(self) -> Callable[[Sample], str]:
         from prm.checking import needs_meta
@@ -166,18 +177,12 @@ class LocalVerifierComponent(CachedVerifierComponent):
 
         assert isinstance(self.model, ModelConfig)
         return LocalVerifier.load(
-            self.model.model_copy(update={"path": asset(self.model.path)}),
+            self.model,
             context.media,
             layout=self.layout,
             max_new_tokens=self.max_new_tokens,
             batch=self.batch,
         )
-
-
-def asset(path: str) -> str:
-    """A model path; `builtin:NAME` may name a verifier that ships with this package."""
-    shipped = Path(__file__).parent / "assets" / path.removeprefix("builtin:")
-    return str(shipped) if path.startswith("builtin:") and shipped.is_dir() else path
 
 
 @register("verifier", "random_spans")

@@ -6,8 +6,10 @@ import base64
 import http.client
 import io
 import json
+import math
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mmcredit.data.media import MediaLimits, load_image, read_bytes
@@ -29,12 +32,18 @@ RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 _MIME = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"))
 
 
-class _Failed(Exception):
-    """A request without a reply; `passing`: another attempt may succeed; `sick`: it speaks against the replica."""
+_OVERFLOW = re.compile(rb"context.length|max_model_len|maximum model length|max_(completion_)?tokens", re.IGNORECASE)
 
-    def __init__(self, message: str, passing: bool, sick: bool = True) -> None:
+
+class _Failed(Exception):
+    """A request without a reply; `passing`: another attempt may succeed; `sick`: it speaks against the replica.
+
+    `busy`: the replica asks for patience, `wait` seconds where it says how long.
+    """
+
+    def __init__(self, message: str, passing: bool, sick: bool = True, busy: bool = False, wait: float = 0.0) -> None:
         super().__init__(message)
-        self.passing, self.sick = passing, sick
+        self.passing, self.sick, self.busy, self.wait = passing, sick, busy, wait
 
 
 class Breaker:
@@ -69,6 +78,12 @@ class Breaker:
             self.failures, self._trial = 0, False
             self._lock.notify_all()
 
+    def undecided(self) -> None:
+        """Neither: a replica that is busy is not dead. A trial is over, and another may be made."""
+        with self._lock:
+            self._trial = False
+            self._lock.notify_all()
+
     def failed(self) -> None:
         """No reply came."""
         with self._lock:
@@ -94,6 +109,7 @@ class EndpointVerifier:
         self.version = (
             f"{config.model} at T={config.temperature:g}, {config.max_tokens} tokens, {config.layout} "
             f"{prompt_version(config.layout)}, pixels {config.max_pixels}"
+            + (f", {json.dumps(config.extra, sort_keys=True)}" if config.extra else "")
         )
         self.breakers = [Breaker(config.break_after, config.rest) for _ in config.urls]
         self.counts: dict[str, int] = {}  # requests, retries, refused by the breaker, failures by kind
@@ -129,7 +145,7 @@ class EndpointVerifier:
         for attempt in range(self.config.retries + 1):
             if attempt:
                 self._count("retries")
-                time.sleep(self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+                time.sleep(self._pause(attempt, error))
             replica = self._replica(home + attempt)
             if replica is None:
                 self._count("refused")
@@ -141,7 +157,9 @@ class EndpointVerifier:
                 said = self._request(replica, body)
             except _Failed as failure:
                 error = failure
-                if failure.sick:
+                if failure.busy and failure.passing and attempt < self.config.retries:
+                    self.breakers[replica].undecided()  # a burst of refusals must not lose the rest of the batch
+                elif failure.sick:
                     self.breakers[replica].failed()
                 else:
                     self.breakers[replica].succeeded()
@@ -153,6 +171,11 @@ class EndpointVerifier:
             return replace(said, usage=usage)
         self._count("failed")
         return failed(str(error), {"calls": float(calls), "seconds": time.monotonic() - began})
+
+    def _pause(self, attempt: int, error: _Failed | None) -> float:
+        """Seconds before an attempt: the back-off, or what the only replica asks for if that is more."""
+        own = self.config.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+        return max(own, error.wait) if error is not None and len(self.breakers) == 1 else own
 
     def _replica(self, wanted: int) -> int | None:
         """The wanted replica, or the next that is well; where none is, what a trial under way comes to is awaited."""
@@ -168,13 +191,15 @@ class EndpointVerifier:
         images = iter(query.images)
         content = [part if part["type"] == "text" else self._image(next(images)) for part in parts]
         messages = [{"role": "system", "content": system}] if system else []
-        return {
+        body = {
             "model": self.config.model,
             "messages": [*messages, {"role": "user", "content": content}],
             "temperature": self.config.temperature,
             "max_tokens": self.config.max_tokens,
             "seed": query.attempt,
+            **self.config.extra,
         }
+        return {name: value for name, value in body.items() if value is not None}
 
     def _image(self, media: Media) -> dict[str, Any]:
         if media.kind != "image":
@@ -199,7 +224,8 @@ class EndpointVerifier:
         try:
             value = json.loads(reply)
             choice = value["choices"][0]
-            text = choice["message"]["content"]
+            text = _written(choice["message"])
+            cut = choice.get("finish_reason") == "length"
             usage = value.get("usage") or {}
             spent = {
                 "prompt_tokens": float(usage.get("prompt_tokens") or 0),
@@ -207,9 +233,9 @@ class EndpointVerifier:
             }
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise _Failed(f"no chat completion: {reply[:120]!r}", passing=True) from None
-        if not isinstance(text, str):
-            raise _Failed(f"the reply has no text: {str(text)[:80]!r}", passing=True)
-        return replace(parse_verification(text), usage=spent)
+        if text is None:  # a refusal, a filter; the replica itself is well
+            raise _Failed(f"the reply has no text: {str(choice)[:120]!r}", passing=True, sick=False)
+        return replace(parse_verification(text, cut), usage=spent)
 
     def _post(self, url: str, body: bytes) -> bytes:
         """The body of a reply. The deadline holds for all of it, however slowly it trickles."""
@@ -241,7 +267,7 @@ class EndpointVerifier:
             connection.request("POST", f"{parts.path}/chat/completions", body, headers)
             answer = connection.getresponse()
             reply = answer.read(self.config.max_reply_bytes + 1)
-            status = answer.status
+            status, after = answer.status, answer.getheader("Retry-After")
             whole = len(reply) > self.config.max_reply_bytes or not answer.length
         except (OSError, http.client.HTTPException) as error:
             if late.is_set() or isinstance(error, TimeoutError):
@@ -253,10 +279,16 @@ class EndpointVerifier:
         if late.is_set():
             raise _Failed(f"timeout: no reply within {timeout:g} s", passing=True)
         if status != 200:
-            said = reply[:200].decode("utf-8", "replace")
-            # 4xx is about the request: the replica is well.
+            said = f"HTTP {status}: {reply[:400].decode('utf-8', 'replace')!r}"
+            if status in (400, 413, 422) and _OVERFLOW.search(reply):
+                raise _Failed(
+                    f"context: {said}; lower max_tokens ({self.config.max_tokens}) or max_pixels", False, sick=False
+                )
+            # Other 4xx are about the request, too: the replica is well.
             sick = status in RETRIED or status >= 500
-            raise _Failed(f"HTTP {status}: {said!r}", passing=status in RETRIED, sick=sick)
+            wait = _seconds(after)
+            passing = status in RETRIED and wait <= timeout  # what takes longer is not waited for
+            raise _Failed(said, passing, sick, busy=status == 429 or after is not None, wait=wait)
         if len(reply) > self.config.max_reply_bytes:
             raise _Failed(f"the reply has more than max_reply_bytes={self.config.max_reply_bytes}", passing=False)
         if not whole:
@@ -266,6 +298,37 @@ class EndpointVerifier:
     def _count(self, what: str) -> None:
         with self._lock:
             self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _written(message: Any) -> str | None:
+    """What the model wrote; None where it wrote nothing.
+
+    A server with a reasoning parser takes the think block out of the content (all of it, where the block never ends,
+    and then the content is null); a chat template may have opened the block. Both are put together again.
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    if not isinstance(content, str):
+        content = None
+    if not isinstance(thoughts, str) or not thoughts:
+        return content
+    return f"<think>{thoughts}</think>{content}" if content else f"<think>{thoughts}"
+
+
+def _seconds(after: str | None) -> float:
+    """The header Retry-After: seconds, or a date; 0 for none, or for what is neither."""
+    if after is None:
+        return 0.0
+    try:
+        return max(0.0, float(after)) if math.isfinite(float(after)) else 0.0
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def _home(query: Query) -> int:

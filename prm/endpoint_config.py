@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -23,14 +23,30 @@ class EndpointConfig(BaseModel):
     )
     max_tokens: int = Field(4096, ge=1, description="longest verification")
     temperature: float = Field(0.0, ge=0, description="of the verifier's sampling")
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further fields of a request, e.g. {chat_template_kwargs: {enable_thinking: false}}; null leaves "
+        "one out: {max_tokens: null, max_completion_tokens: 4096}",
+    )
     max_pixels: int | None = Field(None, ge=1, description="larger images are scaled down to this many pixels")
     timeout: float = Field(120.0, gt=0, description="seconds for one request, all of it")
     retries: int = Field(2, ge=0, description="further attempts after a failure that may pass")
-    backoff: float = Field(1.0, ge=0, description="seconds before the first retry; doubled each time, +-25 %")
+    backoff: float = Field(
+        1.0,
+        ge=0,
+        description="seconds before the first retry; doubled each time, +-25 %; or what Retry-After asks",
+    )
     concurrency: int = Field(16, ge=1, le=1024, description="requests at a time")
     break_after: int = Field(8, ge=1, description="failures in a row after which a replica is left alone")
     rest: float = Field(30.0, ge=0, description="seconds for which it is left alone; then one request tries it")
     max_reply_bytes: int = Field(4 * 2**20, ge=1, description="longer replies are an error")
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_the_question_alone(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if taken := {"messages", "model", "stream", "n"} & set(extra):
+            raise ValueError(f"field {sorted(taken)[0]!r} of a request is the verifier's own business")
+        return extra
 
     @field_validator("base_url")
     @classmethod

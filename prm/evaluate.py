@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.data.media import content_key
 from mmcredit.intervals import Z95, proportion
-from mmcredit.policy.offsets import Offsets
 from mmcredit.seeds import derive
 from prm.checking import SpanSettings
 from prm.metrics import auroc, macro_iou, matches, merge, mhalo_f1m, mhalo_iou, overlap, prf, word_spans
-from prm.spans import INFERENCE, locate, token_spans
+from prm.spans import INFERENCE, locate, token_spans, words
 from prm.verifier import Query, Verifier
 
 if TYPE_CHECKING:
+    from mmcredit.policy.offsets import Offsets
     from prm.datasets.base import SpanSample
     from prm.parse import Verification
 
-Tokenise = Callable[[str], Offsets]
-_WORDS = re.compile(r"\w+|[^\w\s]")
+AT_ONCE = 256  # samples a verifier is asked about in one call: more than an endpoint's requests at a time
+Tokenise = Callable[[str], "Offsets"]
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,24 @@ class Judged:
         return sum(b - a for a, b in merge(self.predicted)) / length
 
 
-def words(text: str) -> Offsets:
-    """A response cut into words and signs: the tokens of span measures where no tokenizer is given."""
-    return Offsets(text, tuple(match.span() for match in _WORDS.finditer(text)))
-
-
-def judge(samples: Sequence[SpanSample], verifier: Verifier, settings: SpanSettings | None = None) -> list[Judged]:
-    """Ask the verifier about every sample, and find what it flags."""
+def judge(
+    samples: Sequence[SpanSample],
+    verifier: Verifier,
+    settings: SpanSettings | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Judged]:
+    """Ask the verifier about every sample, and find what it flags; `progress` is told the samples done."""
     settings = settings or SpanSettings(ladder=INFERENCE)
     queries = [
         Query(s.question, s.response, () if s.image is None else (s.image,), s.meta, s.id) for s in samples
     ]  # fmt: skip
     out = []
-    for sample, said in zip(samples, verifier.verify(queries), strict=True):
+    answers: list[Verification] = []
+    for start in range(0, len(queries), AT_ONCE):
+        answers += verifier.verify(queries[start : start + AT_ONCE])
+        if progress is not None:
+            progress(len(answers) - start)
+    for sample, said in zip(samples, answers, strict=True):
         found = locate(
             said.strings,
             sample.response,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
-from mmcredit.data.scenes.claims import check, claims
+from mmcredit.data.scenes.claims import Claim, check, claims
+from mmcredit.data.scenes.errors import first_error
 from mmcredit.data.scenes.graph import Scene
 from mmcredit.data.sources.easy_vqa import SHAPES
 from prm.parse import Verification, failed
@@ -22,9 +25,14 @@ _ANSWER = re.compile(r"<answer>.*?(?:</answer>|\Z)", re.DOTALL)
 
 
 class SceneOracle:
-    """Flags every claim about a scene that its graph contradicts; claims that could go either way are left alone."""
+    """Flags every claim about a scene that its graph contradicts; claims that could go either way are left alone.
 
-    version = "scene graph 1"
+    `flags`: the whole claim, or the word at which it becomes false (`mmcredit.data.scenes.errors`).
+    """
+
+    def __init__(self, flags: Literal["claim", "word"] = "claim") -> None:
+        self.flags = flags
+        self.version = "scene graph 1" if flags == "claim" else f"scene graph 1, {flags}"
 
     def verify(self, queries: Sequence[Query]) -> list[Verification]:
         """One verification per query; `prm_error` for a sample without a scene graph in meta["scene"]."""
@@ -38,10 +46,23 @@ class SceneOracle:
         except ValueError as error:
             return failed(str(error))
         false = [claim for claim in claims(query.response) if check(claim, scene) == "false"]
-        return _flagged([(claim.start, claim.end) for claim in false], query.response)
+        if self.flags == "claim":
+            return _flagged([(claim.start, claim.end) for claim in false], query.response)
+        return _flagged([_word_of(claim, scene) for claim in false], query.response)
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _word_of(claim: Claim, scene: Scene) -> tuple[int, int]:
+    start, end = _word_in(replace(claim, start=0, end=len(claim.text)), scene)
+    return claim.start + start, claim.start + end
+
+
+@lru_cache(maxsize=4096)
+def _word_in(claim: Claim, scene: Scene) -> tuple[int, int]:
+    """Responses of one group repeat their claims."""
+    return first_error(claim, scene)
 
 
 class EasyVqaOracle:

@@ -60,16 +60,17 @@ def failed(error: str, usage: Mapping[str, float] | None = None) -> Verification
     return Verification(status="prm_error", error=error, usage=usage or {})
 
 
-def parse_verification(raw: str | None) -> Verification:
-    """The flagged strings and the status of a verifier's whole output.
+def parse_verification(raw: str | None, cut: bool = False) -> Verification:
+    """The flagged strings and the status of a verifier's whole output; `cut`: it was stopped by its length limit.
 
     The last complete answer block after the last `</think>` counts, so a response quoted in the thoughts is not
     taken for the answer. The block may be fenced, have prose around its outermost `[...]`, or be JSON. List items that
     are not strings are dropped and counted; a list of nothing else is a parse error. The sentinel counts only if it is
-    the whole block (any case, quotes and full stop optional).
+    the whole block (any case, quotes and full stop optional). In thoughts that were cut off no answer is looked for.
     """
     raw = raw or ""
-    block = _last_block(raw)
+    unfinished = cut and raw.rfind("<think>") > raw.rfind(_THINK_END)
+    block = None if unfinished else _last_block(raw)
     if block is None:
         return Verification(status="parse_error", think=_think(raw), raw=raw)
     start, end = block

@@ -19,14 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
+from mmcredit.policy.offsets import Offsets
 from prm.normalise import Normalised, folded, normalised, trim
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from mmcredit.policy.offsets import Offsets
 
 Rung = Literal["exact", "trimmed", "normalised", "casefolded", "fuzzy"]
 Ladder = tuple[Rung, ...]
@@ -40,6 +37,7 @@ Fate = Literal["located", "not_found", "empty", "protected", "outside_zone"]
 Range = tuple[int, int]
 
 _TAGS = re.compile(r"</?(?:think|answer)>")
+_WORDS = re.compile(r"\w+|[^\w\s]")
 _FUZZY_RATIO, _FUZZY_LENGTH, _FUZZY_LONGEST = 0.9, 12, 2000
 
 
@@ -147,6 +145,11 @@ def think_zone(text: str) -> Range:
     return begin, end if end >= 0 else len(text)
 
 
+def words(text: str) -> Offsets:
+    """A response cut into words and signs: the tokens of span measures where no tokenizer is given."""
+    return Offsets(text, tuple(match.span() for match in _WORDS.finditer(text)))
+
+
 def token_spans(spans: Sequence[CharSpan | Range], offsets: Offsets) -> list[Range]:
     """[start, end) token indices per character span: every token that shares a byte with it; (0, 0) where none does."""
     # Of tokens that hold text both ends never decrease, so the first and the last one are found by bisection.
@@ -196,6 +199,8 @@ def to_token_spans(
 
 def build_mask(spans: Sequence[Range], length: int) -> Tensor:
     """[length] bool: the union of token spans; ends are clamped to the row, spans that begin behind it are ignored."""
+    import torch  # not above: rewards run in processes without it
+
     mask = torch.zeros(length, dtype=torch.bool)
     for start, end in spans:
         if 0 <= start < min(end, length):  # the release pads ragged lists with -100

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the machine's description, and memory of processes (Linux)."""
+"""What the benchmark scripts share: the machine's description, memory of processes (Linux), operator profiles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,84 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     """Median, lower and upper quartile."""
     values = sorted(values)
     return statistics.median(values), values[len(values) // 4], values[-1 - len(values) // 4]
+
+
+GROUPS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn_convolution", "slow_conv"),
+    "attention": ("_flash_attention", "_scaled_dot_product"),
+    "optimizer": ("_fused_adam", "_foreach", "Optimizer", "aten::_fused"),
+    "softmax and its gradient": ("softmax", "logsumexp"),
+    "copies and gathers": (
+        "copy_", "cat", "index", "gather", "scatter", "embedding", "clone", "fill_", "zero_", "stack", "repeat",
+    ),
+    "views, sizes, allocation": (
+        "view", "reshape", "as_strided", "transpose", "slice", "select", "empty", "expand", "unsqueeze", "permute",
+        "split", "chunk", "narrow", "detach", "alias", "squeeze", "aten::to", "resize", "aten::_to_copy",
+    ),
+}  # fmt: skip
+OTHER = "elementwise and sums"
+
+
+class Operators:
+    """Seconds of operators (torch.profiler, self time) over several profiles of the same work.
+
+    The profiler's clock is wall time, which other work on the machine lengthens: of the n-th call of an operator the
+    fastest of all profiles counts.
+    """
+
+    def __init__(self) -> None:
+        self.fastest: dict[tuple[str, int], float] = {}
+        self.calls: Counter[str] = Counter()  # of the last profile
+
+    def add(self, recorder: Any) -> None:
+        """One more profile."""
+        self.calls = Counter()
+        for event in recorder.events():
+            if event.name.startswith(("ProfilerStep", "PyTorch Profiler")):
+                continue
+            key = (event.name, self.calls[event.name])
+            self.calls[event.name] += 1
+            self.fastest[key] = min(self.fastest.get(key, 1e9), event.self_cpu_time_total / 1e6)
+
+    def by_name(self) -> Counter[str]:
+        """Seconds of each operator."""
+        found: Counter[str] = Counter()
+        for (name, number), seconds in self.fastest.items():
+            if number < self.calls[name]:
+                found[name] += seconds
+        return found
+
+    def groups(self) -> Counter[str]:
+        """Seconds of each group."""
+        found: Counter[str] = Counter()
+        for name, seconds in self.by_name().items():
+            group = next((g for g, parts in GROUPS.items() if any(part in name for part in parts)), OTHER)
+            found[group] += seconds
+        return found
+
+    def most(self, count: int) -> str:
+        """The operators that take most: name, ms (calls)."""
+        found = self.by_name().most_common(count)
+        return ", ".join(f"{name.removeprefix('aten::')} {1000 * s:.1f} ({self.calls[name]})" for name, s in found)
+
+    def count(self) -> int:
+        """Operator calls."""
+        return sum(n for name, n in self.calls.items() if name.startswith("aten::"))
+
+
+def best_rate() -> float:
+    """FLOP a second of a large float32 matrix product on the threads in use, by CPU time."""
+    import torch
+
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return 2.0 * 1024**3 / fastest(lambda: torch.mm(a, b), 6)
+
+
+def fastest(work: Any, repeats: int) -> float:
+    """CPU seconds of `work`, the least of a few."""
+    best = float("inf")
+    for _ in range(1 + repeats):
+        began = time.process_time()
+        work()
+        best = min(best, time.process_time() - began)
+    return best

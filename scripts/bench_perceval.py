@@ -5,7 +5,8 @@
 The learning rate is next to nothing, so every arm samples the same responses (checked by their numbers of tokens), and
 the arms differ by the verifier and the credit alone. CPU time of the process, all its threads included, does not grow
 when other jobs share the machine; seconds of the verifier are wall-clock, and what the step waited for of them is what
-did not overlap. The caches of answers are off. Writes `cost.md` and `cost.json`.
+did not overlap. The caches of answers are off. CPU time is also told by part of the step, and beside it how many rows
+and prompts the update had to run: a row whose advantages are all zero is left out of it. Writes `cost.md`, `cost.json`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmcredit import config as run_config
+from mmcredit.train import loop
+from mmcredit.train.costs import Costs
 from mmcredit.train.loop import Trainer
 
 PAPER = "credit=[grpo, {perceval: {alpha: 0.1}}]"
@@ -33,6 +38,23 @@ ARMS = {
 }
 
 
+PARTS = ("rollout", "rewards", "verify", "credit", "update")
+
+
+class CpuCosts(Costs):
+    """The run's account, with the CPU seconds of every stage (all threads) beside those of the clock."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.process_time()
+        with super().stage(name):
+            yield
+        self.stages[name]["cpu"] += time.process_time() - began
+
+
+loop.Costs = CpuCosts  # type: ignore[misc]
+
+
 def one(arm: str, steps: int, folder: Path) -> dict[str, float]:
     """One short run: CPU seconds of its steps, and what the verifier took of the wall clock."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -43,6 +65,7 @@ def one(arm: str, steps: int, folder: Path) -> dict[str, float]:
     trainer.run()
     cpu = time.process_time() - began
     stages = json.loads((folder / "cost.json").read_text())["stages"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     verify = stages.get("verify", {})
     busy, waited = verify.get("busy_seconds", 0.0), verify.get("seconds", 0.0)
     return {
@@ -52,6 +75,8 @@ def one(arm: str, steps: int, folder: Path) -> dict[str, float]:
         "responses": verify.get("responses", 0.0) / steps,
         "verifier_tokens": verify.get("tokens", 0.0) / steps,
         "tokens": stages["rollout"]["tokens"],
+        "active": statistics.mean(row["policy/active_responses"] for row in rows),
+        **{f"cpu_{name}": stages.get(name, {}).get("cpu", 0.0) / steps for name in PARTS},
     }
 
 
@@ -77,6 +102,21 @@ def table(seen: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def parts(seen: dict[str, list[dict[str, float]]]) -> str:
+    """CPU seconds of a step by part, medians; the share of the responses that the update runs."""
+    lines = [
+        "| CPU s per step | " + " | ".join(PARTS) + " | rest | rows in the update |",
+        "|---|" + "---|" * (len(PARTS) + 2),
+    ]
+    for arm, rounds in seen.items():
+        own = {name: statistics.median(r[f"cpu_{name}"] for r in rounds) for name in PARTS}
+        rest = statistics.median(r["cpu"] - sum(r[f"cpu_{name}"] for name in PARTS) for r in rounds)
+        active = statistics.median(r["active"] for r in rounds)
+        cells = " | ".join(f"{value:.3f}" for value in (*own.values(), rest))
+        lines.append(f"| {arm} | {cells} | {active:.0%} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--rounds", type=int, default=6)
@@ -96,8 +136,9 @@ def main() -> None:
     if len(tokens) > 1:
         raise SystemExit(f"the arms did not sample the same responses: {sorted(tokens)} tokens")
     (options.output / "cost.json").write_text(json.dumps(seen, indent=1))
-    (options.output / "cost.md").write_text(table(seen) + "\n")
-    print(table(seen))
+    text = table(seen) + "\n\n" + parts(seen)
+    (options.output / "cost.md").write_text(text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

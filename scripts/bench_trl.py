@@ -3,6 +3,7 @@
     python scripts/bench_trl.py rows                          # the names of the rows
     python scripts/bench_trl.py measure --rows 'text-*-g8'    # rows that are there are left out
     python scripts/bench_trl.py table                         # Markdown of what has been measured
+    python scripts/bench_trl.py profile --rows text-64-g8     # operators of our side
 
 It wants an environment that has both: scripts/test_integrations.sh trl makes one (.venv-integrations/trl). In a row TRL
 and ours take steps in turn: same model, prompts, images, number and length of responses, updates, optimizer, threads.
@@ -66,6 +67,15 @@ def measure(options: argparse.Namespace) -> None:
     sys.exit(subprocess.run([sys.executable, str(program), *words], env=env).returncode)
 
 
+def profile(options: argparse.Namespace) -> None:
+    """Print which operators our training side spends its time on."""
+    chosen = [name for name in rows() if any(fnmatch.fnmatch(name, p) for p in options.rows.split(","))]
+    words = [word for name in chosen for word in (name, json.dumps({**rows()[name], "threads": options.threads}))]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(options.threads)}
+    program = Path(__file__).with_name("bench_trl_profile.py")
+    sys.exit(subprocess.run([sys.executable, str(program), *words], env=env).returncode)
+
+
 def _ratio(found: dict[str, Any], part: str, clock: str) -> float:
     return found["trl"][part][clock] / found["ours"][part][clock]
 
@@ -100,14 +110,16 @@ def main() -> None:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = top.add_subparsers(dest="command", required=True)
     actions.add_parser("rows", help="names of the rows").set_defaults(run=lambda options: print(*rows(), sep="\n"))
-    for name, run in (("measure", measure), ("table", table)):
+    for name, run in (("measure", measure), ("table", table), ("profile", profile)):
         action = actions.add_parser(name, help=run.__doc__)
-        action.add_argument("--out", type=Path, default=Path("runs/bench_trl"), help="folder of the rows")
         action.set_defaults(run=run)
-        if name == "measure":
+        if name != "profile":
+            action.add_argument("--out", type=Path, default=Path("runs/bench_trl"), help="folder of the rows")
+        if name != "table":
             action.add_argument("--rows", default="*", help="names, with wildcards, separated by commas")
-            action.add_argument("--steps", type=int, default=3, help="measured steps, after one that is not")
             action.add_argument("--threads", type=int, default=1)
+        if name == "measure":
+            action.add_argument("--steps", type=int, default=3, help="measured steps, after one that is not")
             action.add_argument("--again", action="store_true", help="measure rows that are there, too")
             action.add_argument(
                 "--model", default="models/SmolLM2-135M-Instruct", help="folder of the row smollm2-lora"

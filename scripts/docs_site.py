@@ -82,7 +82,7 @@ def method_page(name: str) -> str:
     """The page of a method: its docstring with its fields, and the picture of its credit."""
     cls = components.lookup("credit", name)
     text = components.page(cls, WIDTH)
-    first = (cls.__doc__ or "").strip().splitlines()[0]
+    first = components.headline(cls)
     shown = picture(["truth", "grpo", name] if name != "grpo" else ["truth", "grpo"])
     config = name if cls.starts else f"grpo, {name}"  # type: ignore[attr-defined]
     return (
@@ -96,7 +96,7 @@ def methods_index(names: Sequence[str]) -> str:
     """The list of all methods."""
     lines = ["# Credit methods", "", "| method | what it does |", "|---|---|"]
     for name in names:
-        first = (components.lookup("credit", name).__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
+        first = components.headline(components.lookup("credit", name)).replace("|", "\\|")
         lines.append(f"| [{name}]({name}.md) | {first} |")
     return "\n".join(lines) + "\n"
 

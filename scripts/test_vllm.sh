@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 bash scripts/setup_vllm.sh
 export OMP_NUM_THREADS=1
 exec "${MMCREDIT_VLLM_VENV:-.venv-vllm}/bin/python" -m pytest tests/test_rollout_vllm.py \
+  tests/test_video_vllm.py \
   tests/test_rollout_server.py tests/test_prm_vllm.py "$@"

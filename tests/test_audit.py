@@ -234,6 +234,12 @@ def test_a_killed_audit_goes_on_and_gives_the_same(found, board, monkeypatch):
         audit(settings(folder), folder / "out", OPTIONS, silent)
 
 
+def test_a_method_that_does_not_exist_is_said_before_anything_is_sampled(tmp_path):
+    with pytest.raises(ValueError, match="unknown credit 'grp'; did you mean 'grpo'"):
+        audit(settings(tmp_path), tmp_path / "out", Options("grp", 3, 2, 2, 48, Plan(8, 16)), silent)
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_and_page(found, board, tmp_path):
     paths = output.write(found[1], board, tmp_path)
     assert [p.name for p in paths] == ["audit.parquet", "tokens.parquet", "audit.json", "audit.html"]

@@ -142,3 +142,14 @@ assert "transformers" not in sys.modules
     configs = config.Path(config.__file__).resolve().parent.parent / "configs"
     result = subprocess.run([sys.executable, "-c", program, str(configs)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_group_of_one_is_refused_where_nothing_could_be_learnt() -> None:
+    with pytest.raises(ValueError, match="rollout.group is 1, but 'grpo' compares"):
+        config.load("easy_vqa", overrides=["rollout.group=1"])
+    config.load("easy_vqa", overrides=["rollout.group=1", "credit=[reinforce_pp]"])
+
+
+def test_a_message_of_ours_stands_without_the_validators_prefix() -> None:
+    with pytest.raises(ValueError, match="^config: unknown engine 'vlm'; did you mean 'vllm'"):
+        config.load("easy_vqa", overrides=["rollout.engine=vlm"])

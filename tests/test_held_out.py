@@ -176,3 +176,17 @@ def test_the_command_prints_before_and_after_of_a_resumed_run(tmp_path, capsys):
     printed = capsys.readouterr().out
     for word in ("before", "after", "gain (paired)", "on disk"):
         assert word in printed
+
+
+def test_the_curve_has_five_points_unless_the_run_is_short_or_says_otherwise(tmp_path):
+    block = parse(tmp_path).evaluate
+    steps = {n: [s for s in range(1, n) if block.interval(n) and s % block.interval(n) == 0] for n in (3, 20, 60, 201)}
+    assert steps == {3: [], 20: [5, 10, 15], 60: [15, 30, 45], 201: [51, 102, 153]}
+    assert parse(tmp_path, evaluate__every=0).evaluate.interval(60) == 0
+    assert parse(tmp_path, evaluate__every=7).evaluate.interval(60) == 7
+    run = parse(tmp_path, **questions(tmp_path, good=3) | {"run__steps": 3, "evaluate__every": 2})
+    Trainer(run).run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 2, 3]
+    with pytest.raises(ValueError, match=r"evaluate\.every"):
+        parse(tmp_path, evaluate__every="often")

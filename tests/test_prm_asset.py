@@ -11,8 +11,8 @@ import pytest
 import prm
 from mmcredit.components import build
 from mmcredit.data.media import MediaLimits
+from mmcredit.policy.load import resolve_path
 from mmcredit.verifiers.base import RunContext
-from prm.components import asset
 from prm.evaluate import exchanged, judge, measures
 from prm.oracles import EasyVqaOracle
 from prm.train.annotate import annotate, ideal_and_edits
@@ -22,14 +22,14 @@ NAME = "builtin:tiny-prm-easy-vqa"
 
 
 def test_the_card_says_what_was_measured():
-    folder = Path(asset(NAME))
+    folder = Path(resolve_path(NAME))
     assert folder.parent.parent == Path(prm.__file__).parent
     card, test = (folder / "CARD.md").read_text(), json.loads((folder / "card.json").read_text())["test"]
     for name in ("verifier", "exchanged pictures"):
         for value in (test[name]["spans"]["macro_iou"], test[name]["spans"]["f1"], test[name]["response"]["auroc"]):
             assert f"{value:.3f}".lstrip("0") in card
-    assert asset("builtin:tiny-qwen3") == "builtin:tiny-qwen3"
-    assert asset("some/folder") == "some/folder"
+    with pytest.raises(ValueError, match=r"no such builtin model; known: .*tiny-prm-easy-vqa.*tiny-qwen3"):
+        resolve_path("builtin:tiny-prm")
 
 
 def test_it_flags_what_contradicts_the_picture_and_needs_the_picture(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from mmcredit import config
 from mmcredit.answers.item import RewardItem
 from mmcredit.components import build
 from mmcredit.data.media import MediaLimits
+from mmcredit.policy.load import resolve_path
 from mmcredit.supervised.config import SFTConfig
 from mmcredit.supervised.config import load as load_fit
 from prm.oracles import SceneOracle
@@ -29,11 +33,11 @@ def test_easy_vqa_asks_for_a_description_true_or_not():
 
 
 def test_scenes_ask_for_the_descriptions_that_the_cold_start_teaches():
-    holds = form("scenes_perceval")
+    holds = form("scenes_describe")
     taught = load_fit(SFTConfig, "sft_scenes_describe", []).data.train
     samples = build("source", {"scenes": {**taught["scenes"], "size": 60}}).load(MediaLimits())
     assert all(holds(sample.meta["response"]) for sample in samples)
-    assert not holds("<think>There is one.</think><answer>2</answer>")
+    assert not holds("<think>There is one. there are 2 stars.</think><answer>2</answer>")
     assert not holds("<think></think><answer>2</answer>")
     truths = SceneOracle().verify([query_of(sample, sample.meta["response"]) for sample in samples])
     assert {said.status for said in truths} == {"clean"}
@@ -45,3 +49,36 @@ def test_false_claims_cost_something_in_every_group(name):
     (fields,) = [entry["perceval"] for entry in run.credit if isinstance(entry, dict)]
     assert fields["a_min"] > 0
     assert next(iter(run.verifiers[0].values()))["groups"] == "all"
+
+
+@pytest.mark.parametrize(("plain", "perceval"), [("scenes_describe", "scenes_perceval")])
+def test_the_pair_differs_by_verifier_and_credit_alone(plain, perceval):
+    one, other = (config.load(name, None, []).model_dump() for name in (plain, perceval))
+    assert other.pop("verifiers")
+    assert not one.pop("verifiers")
+    for each in (one, other):
+        each.pop("run")
+        each.pop("credit")
+    assert one == other
+
+
+def test_rl_on_the_verifier_is_a_config_of_the_normal_trainer():
+    run = config.load("configs/prm/easy_vqa_rl.yaml", None, [])
+    assert list(run.rewards) == ["span_iou"]
+    assert run.evaluate.reward == "span_iou"
+    assert Path(resolve_path(run.model.path)).name == "tiny-prm-easy-vqa"
+
+
+def test_the_models_of_the_package_are_small_and_say_where_they_come_from():
+    home = Path(resolve_path("builtin:tiny-prm-easy-vqa")).parent
+    assert sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) < 6 * 2**20
+    policy = Path(resolve_path(config.load("scenes_describe", None, []).model.path))
+    assert policy.parent == home
+    record = json.loads((policy / "provenance.json").read_text())
+    assert record["command"] == "mmcredit sft sft_scenes_describe"
+    for mode in ("greedy", "sampled"):
+        found = record[mode]
+        assert found["questions"] >= 500
+        assert found["claims"] >= 3
+        assert 0.2 < found["false_share"] < 0.6  # natural mistakes, and truths
+    assert record["greedy"]["accuracy"] > 0.3  # without looking 0.24

@@ -17,6 +17,7 @@ from PIL import Image
 from mmcredit.data.sample import Media, Sample
 from prm.endpoint import Breaker, EndpointVerifier
 from prm.endpoint_config import EndpointConfig
+from prm.spans import locate
 from prm.verifier import Query, query_of
 
 GOOD = "<think>seen</think><answer>['red']</answer>"
@@ -137,7 +138,8 @@ def test_a_deadline_holds_for_the_whole_reply(answer):
         (b'{"choices": []}', "no chat completion"),
         (b'{"choices": "text"}', "no chat completion"),
         (b'{"choices": [{"message": {"content": null}}]}', "no text"),
-        (b'{"choices": [{"message": {"content": ["a"]}}]}', "no text"),
+        (b'{"choices": [{"message": {"content": ["a"]}}]}', "no chat completion"),
+        (b'{"choices": [{"message": {"content": null, "refusal": "I cannot"}}]}', "no text"),
         (b"[" * 100_000, "no chat completion"),
         (completion(GOOD, usage="none"), "no chat completion"),
     ],
@@ -167,6 +169,134 @@ def test_text_that_is_no_verification_is_a_parse_error():
     for text in ("looks fine to me", "<think>I was cut off", "<answer>[1, 2]</answer>", ""):
         with server(lambda h, n, b, text=text: send(h, completion(text))) as (url, _):
             assert ask(url)[0].status == "parse_error"
+
+
+def message(finish="stop", **fields):
+    return json.dumps({"choices": [{"message": {"role": "assistant", **fields}, "finish_reason": finish}]}).encode()
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])  # vLLM has renamed it
+@pytest.mark.parametrize(
+    ("thoughts", "content", "finish", "status", "think"),
+    [
+        ("seen", "\n<answer>['red']</answer>", "stop", "flagged", "seen"),
+        ("seen</think><answer>['red']</answer>", None, "stop", "flagged", "seen"),
+        ("he wrote <answer>B</answer>, so", None, "length", "parse_error", "he wrote <answer>B</answer>, so"),
+        ("he wrote <answer>['red']</answer>", None, "length", "parse_error", "he wrote <answer>['red']</answer>"),
+        ("still thinking", "", "length", "parse_error", "still thinking"),
+        (None, "seen</think><answer>['red']</answer>", "stop", "flagged", "seen"),  # the template opened the block
+        ("", GOOD, "stop", "flagged", "seen"),
+        (
+            None,
+            "<think>he wrote <answer>['red']</answer>",
+            "length",
+            "parse_error",
+            "he wrote <answer>['red']</answer>",
+        ),
+        (None, "<think>seen</think><answer>['red', 'is", "length", "parse_error", "seen"),
+        (None, [{"type": "text", "text": GOOD[:12]}, {"type": "text", "text": GOOD[12:]}], "stop", "flagged", "seen"),
+    ],
+)
+def test_a_reasoning_parser_or_a_template_takes_the_think_block_apart(field, thoughts, content, finish, status, think):
+    body = message(finish, content=content, **{field: thoughts})
+    with server(lambda h, n, b: send(h, body)) as (url, bodies):
+        (found,) = ask(url, retries=2)
+    assert (found.status, found.think, len(bodies)) == (status, think, 1)
+    assert found.strings == (("red",) if status == "flagged" else ())
+
+
+def limited(handler, status, after):
+    handler.send_response(status)
+    if after is not None:
+        handler.send_header("Retry-After", after)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def test_a_rate_limit_is_waited_for_and_does_not_open_the_circuit():
+    open_at = time.monotonic() + 0.5
+
+    def answer(handler, number, body):
+        if time.monotonic() < open_at:
+            limited(handler, 429, "1")
+        else:
+            send(handler, completion(GOOD))
+
+    with server(answer) as (url, _):
+        client = verifier(url, retries=1, break_after=2, rest=60.0, concurrency=8)
+        found = client.verify([Query("q", f"r {i}") for i in range(12)])
+        client.close()
+    assert [said.status for said in found] == ["flagged"] * 12
+    assert client.counts.get("refused") is None
+
+
+def test_a_limit_that_outlasts_the_patience_is_an_error_and_opens_the_circuit():
+    with server(lambda h, n, b: limited(h, 429, "3600")) as (url, bodies):
+        found = ask(url, count=4, retries=3, break_after=2, concurrency=1)
+    assert [said.status for said in found] == ["prm_error"] * 4
+    assert "HTTP 429" in found[0].error
+    assert len(bodies) == 2  # no attempt is spent on an hour's wait, and the circuit is open after two
+    for after in ("soon", "Wed, 21 Oct 2015 07:28:00 GMT", "nan", "-5"):
+        with server(lambda h, n, b, after=after: limited(h, 503, after)) as (url, bodies):
+            assert ask(url, retries=1)[0].status == "prm_error"
+        assert len(bodies) == 2
+
+
+def test_replies_without_text_do_not_open_the_circuit():
+    with server(lambda h, n, b: send(h, message(content=None))) as (url, bodies):
+        found = ask(url, count=4, break_after=2, concurrency=1)
+    assert [said.status for said in found] == ["prm_error"] * 4
+    assert len(bodies) == 4
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "The decoder prompt (length 10127) is longer than the maximum model length of 8192.",
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens",
+        "'max_tokens' or 'max_completion_tokens' is too large: 4096.",
+    ],
+)
+def test_a_context_that_overflows_says_what_to_lower_and_is_counted_by_that_name(says):
+    body = json.dumps({"error": {"message": says, "code": 400}}).encode()
+    with server(lambda h, n, b: send(h, body, 400)) as (url, bodies):
+        found = ask(url, count=3, retries=2, break_after=1, concurrency=1)
+    assert len(bodies) == 3  # not tried again, and the replica is well
+    assert found[0].error.startswith("context: HTTP 400")
+    assert "max_tokens (4096)" in found[0].error
+
+
+def test_too_many_images_for_the_server_is_told():
+    body = b'{"error": {"message": "At most 1 image(s) may be provided in one prompt."}}'
+    with server(lambda h, n, b: send(h, body, 400)) as (url, _):
+        client = verifier(url)
+        (found,) = client.verify([Query("<image><image>?", "red", (picture("red"), picture("blue")))])
+        client.close()
+    assert found.error.startswith("HTTP 400")
+    assert "At most 1 image" in found.error
+
+
+def test_further_fields_of_a_request():
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "max_tokens": None, "max_completion_tokens": 64}
+    with server(lambda h, n, b: send(h, completion(GOOD))) as (url, bodies):
+        assert ask(url, extra=extra)[0].status == "flagged"
+        plain, other = verifier(url), verifier(url, extra=extra)
+    assert bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "max_tokens" not in bodies[0]
+    assert bodies[0]["max_completion_tokens"] == 64
+    assert plain.version != other.version  # answers in the cache are another verifier's
+    for client in (plain, other):
+        client.close()
+    with pytest.raises(ValueError, match="own business"):
+        EndpointConfig(base_url=url, model="m", extra={"messages": []})
+
+
+def test_typographic_quotes_of_a_verifier_are_found_in_the_response():
+    response = 'The sign says "don\'t walk" – in red.'
+    for said in ("says “don’t walk”", "The sign says ‘don’t walk’", "don’t walk"):
+        located = locate((said,), response)
+        assert located.claims[0].fate == ("not_found" if "‘don" in said else "located"), said
+    assert locate(("in red",), response.replace("in red", "in\u00a0red")).claims[0].rung == "normalised"
 
 
 def test_retries_for_what_may_pass_and_none_for_the_rest():

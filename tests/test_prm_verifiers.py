@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -12,6 +13,9 @@ from tiny import tiny_vl
 from mmcredit.components import build
 from mmcredit.data.media import MediaLimits
 from mmcredit.data.sample import Media
+from mmcredit.data.scenes.claims import check, claims
+from mmcredit.data.scenes.errors import first_error
+from mmcredit.data.scenes.graph import Scene, Thing
 from mmcredit.policy.policy import Policy
 from prm.cache import CachedVerifier
 from prm.control import RandomSpans
@@ -237,3 +241,58 @@ def test_local_model_answers_every_query():
     sample = verification_sample(queries[0], "short")
     assert re.search(r"what color\?\nResponse: red 0", sample.messages[0]["content"][1]["text"])
     assert verification_sample(queries[0], "full").messages[0]["role"] == "system"
+
+
+def test_scene_oracle_flags_the_word_at_which_a_claim_becomes_false():
+    scene = Scene(
+        (
+            Thing("circle", "red", "big", 6, 6),
+            Thing("star", "blue", "small", 40, 40),
+            Thing("square", "green", "big", 24, 24),
+        )
+    )
+    cases = {
+        "There is a red star at the top left": "star",  # a red thing is there
+        "there is a red circle at the bottom right": "bottom right",
+        "there is a purple circle at the top left": "purple",
+        "there are 3 red circles": "3",
+        "the blue star is left of the red circle": "left of",
+        "the yellow star is left of the red circle": "yellow",
+        "the red circle is above the green star": "star",
+        "the red circle is a star": "star",
+        "the red bar is 5": "the red bar is 5",  # no bar can stand there
+    }
+    text = "<think>" + ". ".join(cases) + ". the red circle is at the top left.</think><answer>red</answer>"
+    query = Query("", text, meta={"scene": scene.to_json()})
+    (found,) = SceneOracle("word").verify([query])
+    assert list(found.strings) == list(cases.values())
+    whole = SceneOracle().verify([query])[0]
+    assert list(whole.strings) == list(cases)
+    for (a, b), (start, end) in zip(found.places, whole.places, strict=True):
+        assert start <= a < b <= end
+    assert SceneOracle("word").version != SceneOracle().version
+    claim = claims("the red circle is at the top left")[0]
+    with pytest.raises(ValueError, match="not false"):
+        first_error(claim, scene)
+
+
+def test_the_first_error_of_a_description_follows_from_the_graph():
+    rows = build("source", {"scenes": {"split": "test", "size": 80, "described": True}}).load(MediaLimits())
+    scenes = [Scene.from_json(row.meta["scene"]) for row in rows]
+    seen = Counter()
+    for i, row in enumerate(rows):
+        other = scenes[(i + 1) % len(scenes)]
+        for claim in claims(row.meta["response"]):
+            if claim.kind != "exists" or check(claim, other) != "false" or not other.things:
+                continue
+            start, end = first_error(claim, other)
+            color, shape = claim.subject.color, claim.subject.shape
+            if all(thing.color != color for thing in other.things):
+                expected = color
+            elif all((thing.color, thing.shape) != (color, shape) for thing in other.things):
+                expected = shape
+            else:
+                expected = claim.place
+            assert row.meta["response"][start:end].lower() == expected, claim.text
+            seen[expected == color, expected == shape] += 1
+    assert len(seen) == 3

@@ -6,10 +6,13 @@ import itertools
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from runs import parse
 from test_report_browser import check
 from test_report_page import Page, sample, write_run
@@ -23,6 +26,7 @@ from mmcredit.heatmaps import write_heatmaps  # noqa: E402
 from mmcredit.report import summary  # noqa: E402
 from mmcredit.report.page import render  # noqa: E402
 from mmcredit.report.records import Records, load_run  # noqa: E402
+from mmcredit.report.samples import InsertedRow, SampleWriter, WindowRow  # noqa: E402
 from mmcredit.train.loop import Trainer  # noqa: E402
 
 BROWSER = pytest.mark.skipif(find_browser() is None, reason="no Chromium on PATH (Debian: apt-get install chromium)")
@@ -156,3 +160,63 @@ def test_heat_maps_of_a_run_without_images_are_refused(tmp_path):
         write_heatmaps(run, 1)
     with pytest.raises(ValueError, match="at least 1"):
         write_heatmaps(run, 0)
+
+
+def with_timeline(path):
+    """A run whose first response asked for a window of a video, and got two frames."""
+    run_dir = write_run(path)
+    with Records(run_dir, resume_step=9) as records:
+        names = [records.media.put(f"frame{i}", Image.new("RGB", (32, 32), (0, 60 * i, 200))) for i in range(4)]
+        asked = WindowRow("asked", 2.0, 4.5, 2.0, "ok", at=1, count=2)
+        refused = WindowRow("asked", 9.0, 30.0, None, "out_of_budget", at=3, count=1)
+        gold = WindowRow("gold", 3.0, 4.0)
+        plain = sample(0, 1.0, media=names[:2])
+        row = replace(
+            plain,
+            times=[0.0, 10.0],
+            duration=12.0,
+            inserted=[InsertedRow(2, 2, names[2:], [2.0, 4.5])],
+            windows=[asked, refused, gold],
+        )
+        records.samples.write(9, [row, replace(sample(1, 0.0, media=names[:2]), times=[0.0, 10.0], duration=12.0)])
+    return run_dir
+
+
+@BROWSER
+def test_a_video_has_its_time_axis(tmp_path):
+    run_dir = with_timeline(tmp_path / "run")
+    page = render(run_dir)
+    assert check(run_dir).returncode == 0, check(run_dir).stderr
+    browser = Browser(find_browser())
+    try:
+        browser.size(1400, 1000)
+        browser.call("Page.navigate", url=page.as_uri())
+        browser.wait("Page.loadEventFired")
+        assert browser.run("report.samples.at(-1).step") == 9
+        browser.run("(view.step = report.samples.length - 1, view.group = 0, refreshStep(), 1)")
+        labels = browser.run("[...document.querySelectorAll('.timeline')].map((e) => e.getAttribute('aria-label'))")
+        assert "asked: 2–4.5 s · 2 frames/s · ok · tokens 1–2" in labels[0]
+        assert "asked: 9–30 s · out of budget · tokens 3–3" in labels[0]
+        assert "gold: 3–4 s" in labels[0]
+        assert "2 inserted frames" in labels[0]
+        assert "no window" in labels[1]
+        # The end of the axis is the latest moment, 30 s; a bar of 2.5 s takes a twelfth of it.
+        share = "(e) => e.getBoundingClientRect().width / e.parentNode.getBoundingClientRect().width"
+        width = browser.run(f"({share})(document.querySelector('.window.asked'))")
+        assert abs(width - 2.5 / 30) < 0.005
+        captions = browser.run("[...document.querySelectorAll('.prompt figcaption')].map((e) => e.textContent)")
+        assert captions == ["0 s", "10 s"]
+        assert browser.run("document.querySelectorAll('.token.given').length") == 2
+        assert browser.run("document.querySelectorAll('.window.refused').length") == 1
+    finally:
+        browser.close()
+
+
+def test_a_table_without_times_is_shown_without_an_axis(tmp_path):
+    run_dir = with_timeline(tmp_path / "run")
+    path = SampleWriter.find(run_dir)[9]
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["times", "duration", "windows"]), path)
+    html = render(run_dir).read_text(encoding="utf-8")
+    assert '"step":9' in html
+    assert '"windows"' not in html.split("<script")[1]

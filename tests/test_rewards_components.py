@@ -87,8 +87,8 @@ def test_option_reads_the_text_of_a_choice() -> None:
 
 
 def test_a_reference_that_cannot_be_read_is_an_error_and_no_wrong_answer() -> None:
-    with pytest.raises(ValueError, match="'seven' has no number"):
-        value("number", "<answer>7</answer>", "seven")
+    with pytest.raises(ValueError, match="'plenty' has no number"):
+        value("number", "<answer>7</answer>", "plenty")
     with pytest.raises(ValueError, match="holds no box"):
         value("iou", "<answer>[0,0,1,1]</answer>", "left")
 
@@ -268,3 +268,29 @@ def test_page_and_config_entry(name: str) -> None:
     text = page(type(reward))
     assert all(field in text for field in type(reward).model_fields)
     assert len((type(reward).__doc__ or "").splitlines()) >= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [
+        ("twelve", "12", 1.0),
+        ("Twenty-one.", "21", 1.0),
+        ("7", "seven", 1.0),
+        ("one of them", "1", 0.0),
+        ("12 000 km", "12000", 1.0),
+        ("12\u202f000", "12000", 1.0),
+        ("it is 12\u00a0000", "12000", 1.0),
+        ("12 000", "0", 0.0),
+        ("1 200 30", "30", 1.0),
+        ("1 2/3", "5/3", 1.0),
+    ],
+)
+def test_numbers_in_words_and_behind_spaces(text: str, reference: str, right: float) -> None:
+    assert value("number", f"<answer>{text}</answer>", reference) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"), [("don’t", "don't"), ("red\u200b", "Red"), ("3\u20115", "3-5"), ("“red”", "red")]
+)
+def test_texts_that_differ_in_type_only_are_equal(text: str, reference: str) -> None:
+    assert value("exact_answer", f"<answer>{text}</answer>", reference) == 1.0

@@ -16,8 +16,8 @@ from mmcredit.answers.extract import (
     last_tag,
     normalise,
     numbers,
-    option_letter,
 )
+from mmcredit.answers.option import option_letter
 
 
 @pytest.mark.parametrize(

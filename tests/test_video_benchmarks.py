@@ -201,6 +201,17 @@ def test_every_benchmark_loads_and_names_its_video(root):
     assert caught.value.reason == "media missing"
 
 
+def test_questions_with_one_id_stay_apart(root):
+    path = root / "NExT-GQA/test.csv"
+    path.write_text(path.read_text() + "44,900,640,480,why again,rest,2,CW,run,rest,eat,sing,jump\n")
+    samples = build("benchmark", "nextgqa").load(root)
+    ids = [samples.id(i) for i in range(len(samples))]
+    assert len(set(ids)) == len(ids)
+    assert ids[-1] == "nextgqa/test/44_2~2"
+    assert samples[len(ids) - 1].id == ids[-1]
+    assert samples[1:].id(0) == ids[1]
+
+
 def test_charades_scores(root):
     benchmark = build("benchmark", "charades_sta")
     samples = benchmark.load(root)

@@ -283,9 +283,9 @@ def test_what_it_cannot_serve_is_said_when_the_config_is_read() -> None:
     assert volume.row_tokens == 64 + 700
     assert volume.most_tokens == 16 * 8 * 64, "inserted tokens are not sampled"
     with pytest.raises(
-        ValueError, match="engine 'vllm' cannot take in the middle of a response; use rollout.engine hf"
+        ValueError, match="engine 'server' cannot take in the middle of a response; use rollout.engine hf or vllm"
     ):
-        run_config(engine="vllm")
+        run_config(engine={"server": {"engine": "hf"}})
     with pytest.raises(ValueError, match="min_new_tokens is 3"):
         run_config(sampling={"min_new_tokens": 3})
     with pytest.raises(ValueError, match="'spo_chain' samples on from ids alone"):

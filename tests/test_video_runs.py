@@ -90,7 +90,13 @@ def test_a_kill_in_the_middle_of_an_insertion_changes_nothing(tmp_path: Path) ->
     assert any("image probe: hiding the image moves" in e["message"] for e in events)
     costs = json.loads((run / "cost.json").read_text())
     assert "inserted_tokens" in json.dumps(costs)
-    inserted = [row["inserted"] for row in read_samples(run / "samples" / "step-000000.parquet")]
+    rows = read_samples(run / "samples" / "step-000000.parquet")
+    inserted = [row["inserted"] for row in rows]
+    # The moments of the frames, as the reader read them: of the prompt, and of each window.
+    assert all(len(row["times"]) == len(row["media"]) and row["times"][0] == 0 for row in rows)
+    assert all(len(own["times"]) == len(own["media"]) for one in inserted for own in one)
+    assert all(own["times"] == sorted(own["times"]) for one in inserted for own in one)
+    assert {name["name"] for row in rows for name in row["signals"]} >= {"segment", "retrieval_call"}
     assert any(len(one) == 2 for one in inserted)
     assert all(own["media"] for one in inserted for own in one)
 

@@ -4,8 +4,9 @@ import torch
 from tests.tiny import tiny_tokenizer
 
 from mmcredit import Rollouts
+from mmcredit.data.sample import Sample
 from video.retrieval import STATUSES
-from video.segments import mark
+from video.segments import mark, windows
 from video.tags import add_tags
 
 CALL = "<span>5.00 - 9.00</span><fps>2</fps>"
@@ -64,3 +65,25 @@ def test_segments_calls_and_thought():
     assert [[c.status for c in row] for row in calls] == [["ok"], [], ["malformed", "ok"], []]
     assert not bool(((segments > 0) & ~found.mask).any())
     assert bool(((segments > 0) | ~found.mask).all())
+
+
+def test_windows_of_a_response_are_what_it_asked_for_and_the_gold_one():
+    found, _, text = marked([("<think>a " + CALL + " b <span>9 - 5</span><fps>2</fps> c", True)], [("no call", True)])
+    message = {"role": "user", "content": "?"}
+    sample = Sample("x", (message,), meta={"span": [6, 8.5], "fps": 3})
+
+    tokenizer = tiny_tokenizer()
+    add_tags(tokenizer)
+
+    def of(row, sample):
+        return windows(found, row, sample, tokenizer.decode)
+
+    asked, gold = of(0, sample)  # the malformed call has no times
+    assert (asked.name, asked.start, asked.end, asked.rate, asked.status) == ("asked", 5.0, 9.0, 2.0, "ok")
+    place = torch.zeros_like(found.mask)
+    place[0, asked.at : asked.at + asked.count] = True
+    assert text(0, place) == CALL
+    assert (gold.name, gold.start, gold.end, gold.rate, gold.at) == ("gold", 6.0, 8.5, 3.0, -1)
+    assert of(1, Sample("y", (message,))) == []
+    released = Sample("z", (message,), meta={"gt_span_start": 1.0, "gt_span_end": 2.0})
+    assert [(w.name, w.start, w.end, w.rate) for w in of(1, released)] == [("gold", 1.0, 2.0, None)]

@@ -21,10 +21,10 @@ from mmcredit.components import build, register
 from mmcredit.data.dropped import reason_of
 from mmcredit.data.videos import EMPTY
 from mmcredit.rollout.reaction import Reaction, Reply, Said
-from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
+from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy, Window
 from video.frames import NoFrames
 from video.retrieval import MAX_FPS, NOTE, STATUSES, Call, Status, noted
-from video.segments import mark, token_calls
+from video.segments import mark, token_calls, windows
 from video.tags import TagIds
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollout.volume import Volume
+    from mmcredit.rollouts import Rollouts
 
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 # Strategies that cannot stand around this one, and why.
@@ -220,10 +221,10 @@ class FrameRetrieval(Strategy):
     inserts nothing, and counts under its status. Gives `segments`, and the signals `retrieval_call` (tokens of a call,
     with its status) and `thought`, as `retrieval_segments` does. Held-out answers are sampled in the same way.
 
-    Does the sampling itself: it stands last. The engine must serve insertions (hf). Not with strategies that sample on
-    from ids alone (spo_chain, spo_tree, spae_probes), nor with `replay`, which does not know calls of stored responses.
-    Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are the times of
-    the frames themselves, and inserted tokens are never trained on.
+    Does the sampling itself: it stands last. The engine must serve insertions (hf, vllm). Not with strategies that
+    sample on from ids alone (spo_chain, spo_tree, spae_probes), nor with `replay`, which does not know calls of stored
+    responses. Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are
+    the times of the frames themselves, and inserted tokens are never trained on.
     Cost: the window's tokens are read once per response that asks for it; a window that several ask for is decoded and
     encoded once. Noted: calls by status, windows, tokens inserted, and where the seconds went: decoding windows (in
     threads), reading prompts, sampling, reading insertions, waiting for windows.
@@ -244,7 +245,7 @@ class FrameRetrieval(Strategy):
         if not getattr(engine, "takes_reactions", False):
             raise ValueError(
                 f"rollout.strategies: {self.name!r} inserts frames into responses, which engine {engine.name!r} cannot "
-                "take in the middle of a response; use rollout.engine hf"
+                "take in the middle of a response; use rollout.engine hf or vllm"
             )
         if run.rollout.sampling.min_new_tokens:
             raise ValueError(
@@ -305,6 +306,11 @@ class FrameRetrieval(Strategy):
         )
         signals = {name: values for name, values in rollouts.signals.items() if name not in told}
         return batch.replace_rollouts(rollouts.replace(signals={**signals, "retrieval_call": marked}))
+
+    def windows(
+        self, rollouts: Rollouts, row: int, sample: Sample, decode: Callable[[Sequence[int]], str]
+    ) -> Sequence[Window]:
+        return windows(rollouts, row, sample, decode)
 
     @staticmethod
     def _overwrite(row: Any, number: int, value: int) -> None:

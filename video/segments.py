@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 
 from mmcredit.components import register
-from mmcredit.rollout.strategies.base import Rest, Stage, Strategy
-from video.retrieval import FPS_END, STATUSES, Call, call_closed
+from mmcredit.rollout.strategies.base import Rest, Stage, Strategy, Window
+from video.retrieval import FPS_END, STATUSES, Call, call_closed, parse_call
 from video.tags import TagIds
 
 if TYPE_CHECKING:
+    from mmcredit.data.sample import Sample
     from mmcredit.rollout.batch import Ask, Batch
     from mmcredit.rollouts import Rollouts
 
@@ -75,6 +77,26 @@ def _thought_length(tokens: list[int], decode: Decode) -> int:
     return high
 
 
+def windows(rollouts: Rollouts, row: int, sample: Sample, decode: Decode) -> list[Window]:
+    """What the calls of a response ask for, with their status, and the gold window of its sample where there is one."""
+    found, place = [], 0
+    for value, run in groupby(rollouts.signals["retrieval_call"][row].tolist()):
+        count = len(list(run))
+        if value:
+            call = parse_call(decode(rollouts.tokens[row, place : place + count].tolist()))
+            if call.end > call.start:  # a malformed one has no times
+                status = STATUSES[int(value) - 1]
+                found.append(Window("asked", call.start, call.end, call.fps, status, place, count))
+        place += count
+    gold = sample.meta.get("span")
+    if gold is None and sample.meta.get("gt_span_start") is not None:
+        gold = (sample.meta["gt_span_start"], sample.meta["gt_span_end"])
+    if gold is not None:
+        rate = sample.meta.get("fps")
+        found.append(Window("gold", float(gold[0]), float(gold[1]), None if rate is None else float(rate)))
+    return found
+
+
 @register("strategy", "retrieval_segments")
 class RetrievalSegments(Strategy):
     """Marks retrieval calls in responses, for `sd_grpo`: nothing is decoded and no frame is inserted.
@@ -94,3 +116,6 @@ class RetrievalSegments(Strategy):
             for call in each or [Call()]:
                 stage.note(f"retrieval/{call.status}", 1.0)
         return replace(batch, rollouts=rollouts)
+
+    def windows(self, rollouts: Rollouts, row: int, sample: Sample, decode: Decode) -> Sequence[Window]:
+        return windows(rollouts, row, sample, decode)

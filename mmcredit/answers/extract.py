@@ -64,72 +64,23 @@ _EDGE = " \t\n\r\"'`*_$“”‘’«»"
 _TRAILING = _EDGE + ".,;:!?…。，！？；："
 
 
+_PLAIN = str.maketrans(
+    {**dict.fromkeys("‘’", "'"), **dict.fromkeys("“”", '"'), **dict.fromkeys("‐–−", "-")}
+    | dict.fromkeys("\u200b\u2060\ufeff\xad")
+)
+
+
 def normalise(text: str, ignore_case: bool = True) -> str:
     """Text as it is compared: Unicode NFKC, case folded, runs of white space as one space, edges cleaned.
 
-    At the front quotes and markdown marks go, at the end also sentence punctuation. Nothing inside is touched: "3.5",
-    "-5" and "o'clock" stay what they are.
+    At the front quotes and markdown marks go, at the end also sentence punctuation. Inside, typographic quotes and
+    hyphens are plain ones, and characters without width go. Nothing else is touched: "3.5", "-5" and "o'clock" stay
+    what they are.
     """
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
     if ignore_case:
         text = text.casefold()
     return " ".join(text.split()).lstrip(_EDGE).rstrip(_TRAILING)
-
-
-# --- option letters ---------------------------------------------------------------------------------------------------
-
-_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|fbox)\s*\{([^{}]*)\}")
-# What may follow "A" if it is the option and not the article: "the answer is A because", but "the answer is A dog".
-_AFTER_A = r"(?!\s+(?!(?:because|since|as|for|given|due|based|which|and|or|but|with|is|so|from|not)\b)[a-z])"
-
-
-def option_letter(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
-    """The option a text decides for, as an upper-case letter, or None if there is none or more than one.
-
-    In this order: the whole text is one option ("B", "(b)", "B. red", "**B**", ``\\text{B}``); the last statement
-    ("the answer is (B)", "Answer: B", "option B", "choose B") if it does not go on with "or C"; the only letter in
-    brackets ("(B)"); the only capital that stands alone. A text that names several options without deciding gives
-    None, so that listing all of them earns nothing.
-    """
-    for _ in range(3):  # \boxed{\text{B}} and the like, from the inside out
-        text, changed = _WRAPPER.subn(r" \1 ", text)
-        if not changed:
-            break
-    text = re.sub(r"[*`$_\"“”]", "", text).strip()
-    upper, either = letters.upper(), letters.upper() + letters.lower()
-    whole = re.fullmatch(rf"[(\[]?([{either}])[)\]]?[.,:]?", text)
-    if whole:
-        return whole.group(1).upper()
-    labelled = re.match(rf"(?:\(([{either}])\)|([{upper}])[.):])\s+(?=\S)", text)
-    if labelled and len(_lone_letters(text, upper)) == 1:
-        return (labelled.group(1) or labelled.group(2)).upper()
-    stated = list(
-        re.finditer(
-            r"\b(?i:answer|option|choice|choose|pick|select)\b\s*"
-            r"(?:(?i:is|was|should be|would be|must be|:|=|option|choice|the)\s*){0,4}"
-            rf"(?:[(\[]\s*([{either}])\s*[)\]]|([{upper}])(?![\w'-]){_AFTER_A})",
-            text,
-        )
-    )
-    if stated:
-        last = stated[-1]
-        letter = (last.group(1) or last.group(2)).upper()
-        rest = text[last.end() :]
-        hedge = re.match(rf"\s*(?:,|or|and|/|&)\s*(?:or\s+|and\s+)?[(\[]?([{upper}])(?![\w'])", rest)
-        return None if hedge and hedge.group(1) != letter else letter
-    bracketed = {m.upper() for m in re.findall(rf"[(\[]([{either}])[)\]]", text)}
-    if bracketed:
-        return bracketed.pop() if len(bracketed) == 1 else None
-    alone = _lone_letters(text, upper)
-    return alone.pop() if len(alone) == 1 else None
-
-
-def _lone_letters(text: str, upper: str) -> set[str]:
-    """Capitals that stand alone and are not the article "A" or the pronoun "I"."""
-    found = set(re.findall(rf"(?<![\w'-])([{upper}])(?![\w'-]){_AFTER_A}", text))
-    if "I" in found and re.search(r"(?<![\w'])I\s+[a-z]", text):
-        found.discard("I")
-    return found
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -151,6 +102,10 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+_SPACED = re.compile(
+    "(?<![\\d.,])[1-9]\\d{0,2}(?:[\xa0\u2009\u202f]\\d{3})+(?!\\d)"
+    "|\\A\\s*[-+]?[1-9]\\d{0,2}(?: \\d{3})+(?![ ,]*\\d|\\s*/)"
+)
 _LONGEST = 400  # digits and decimal exponent; beyond, exact arithmetic costs more than any answer is worth
 
 
@@ -159,9 +114,11 @@ def numbers(text: str, percent: Literal["divide", "keep"] = "divide") -> list[Fr
 
     Read are signs, thousands commas (also LaTeX ``1{,}000`` and ``1\,000``), decimals, ``3/4``, ``2 1/2``,
     ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}``, ``10^3`` and percents (``divide``: 50% is 1/2; ``keep``: 50%
-    is 50). A decimal comma is not: "1,5" is two numbers. Numbers of more than 400 digits and fractions over 0 are left
-    out.
+    is 50), and thousands behind spaces where these are narrow or bound ones, or the text begins with the number
+    ("12 000 km"). A decimal comma is not: "1,5" is two numbers. Numbers of more than 400 digits and fractions over 0
+    are left out.
     """
+    text = _SPACED.sub(lambda run: re.sub(r"\s", "", run.group()), text)
     text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # NFKC makes "2½" into "21/2"
     text = re.sub("[⁻⁰¹²³⁴-⁹]+", lambda run: "^" + unicodedata.normalize("NFKC", run.group()), text)
     text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("⁄", "/").replace("{,}", ",")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,10 @@ from safetensors.numpy import load_file, save
 
 from mmcredit.audit import exact, gradients, truth
 from mmcredit.audit.bench import Bench
-from mmcredit.audit.collect import DENSE, collect, plain_config
+from mmcredit.audit.collect import DENSE, GOES_ON, TREE_GROUP, TREES, collect, plain_config, strategies
 from mmcredit.audit.estimate import Plan
 from mmcredit.audit.truth import Truth, find_truth
-from mmcredit.components import build
+from mmcredit.components import build, build_all, lookup
 from mmcredit.config import parse
 from mmcredit.frozen import Frozen, find, thaw
 from mmcredit.prepare import make_pool
@@ -27,6 +28,8 @@ from mmcredit.replay.methods import parse as parse_methods
 from mmcredit.replay.model import ReplayModel, Scored, Setting, use_threads
 from mmcredit.report.files import read_json, replace_file, write_json
 from mmcredit.rollouts import Credit
+from mmcredit.verifiers.background import Verifying
+from mmcredit.verifiers.base import RunContext
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +57,7 @@ class Options:
     plan: Plan | None = field(default_factory=Plan)  # None: exact
     gradient: bool = True
     model: str | None = None
+    trees: bool = True  # SPO-trees of the same prompts, for spo_tree
 
     def __post_init__(self) -> None:
         for name in ("prompts", "batch", "regroup"):
@@ -90,6 +94,8 @@ class Audit:
     model: ReplayModel
     given: frozenset[str]  # signals that came with the rollouts
     dense: str | None  # label of the second SPO-chain row
+    trees: list[Audited] = field(default_factory=list)  # spo_tree on rollouts of its own
+    tree: Method | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -103,25 +109,36 @@ def audit(source: RunConfig | Path, folder: Path, options: Options, stage: Stage
     Raises ValueError for a folder that holds another audit, rollouts that cannot be audited, unknown methods.
     """
     costs: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    verifiers: Sequence[Any] | None = None
     if isinstance(source, Path):
-        paths, regroup, name = find(source), 1, source.name
+        paths, trees, regroup, name = find(source), [], 1, source.name
         _claim(folder, {"source": str(source.resolve()), **_settings(options, False)})
     else:
         if options.plan is None:
             exact.check(source.rollout.sampling)
+        # A name that does not exist is said before hours of sampling.
+        make_methods(
+            parse_methods(options.methods), source.model_dump()["objective"], source.rollout.sampling.max_new_tokens
+        )
         _claim(folder, {"config": source.model_dump(mode="json"), **_settings(options, True)})
+        wanted = options.trees and any("spo_tree" in str(entry) for entry in parse_methods(options.methods))
         sizes = {"prompts": options.prompts, "batch": options.batch, "regroup": options.regroup}
-        costs = collect(source, folder, **sizes, dense=options.dense, stage=stage)
+        costs = collect(source, folder, **sizes, dense=options.dense, trees=wanted, stage=stage)
         paths, regroup, name = find(folder), options.regroup, source.run.name
+        trees = find(folder / TREES) if wanted and (folder / TREES).is_dir() else []
+        left_out = {name: why for name, why in strategies(source).items() if isinstance(why, str)}
+        verifiers = source.verifiers
     first = thaw(paths[0])
-    work = _Work(first, folder, options, regroup, stage)
+    work = _Work(first, folder, options, regroup, stage, verifiers, left_out, bool(trees))
     try:
         batches = [work.batch(first if i == 0 else thaw(path), i, len(paths)) for i, path in enumerate(paths)]
+        grown = [work.tree_batch(thaw(path), i, len(trees)) for i, path in enumerate(trees)] if work.tree else []
     finally:
         work.close()
     kept = [m for m in work.methods if m.label not in work.refused]
-    given = frozenset(first.rollouts.signals)
-    return Audit(name, batches, kept, work.refused, costs, options, work.model, given, work.dense)
+    given = frozenset(first.rollouts.signals) | work.verified
+    return Audit(name, batches, kept, work.refused, costs, options, work.model, given, work.dense, grown, work.tree)
 
 
 def _settings(options: Options, collected: bool) -> dict[str, Any]:
@@ -149,9 +166,22 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
 class _Work:
     """The model, the bench, and the methods still in the game."""
 
-    def __init__(self, first: Frozen, folder: Path, options: Options, regroup: int, stage: Stage) -> None:
+    def __init__(
+        self,
+        first: Frozen,
+        folder: Path,
+        options: Options,
+        regroup: int,
+        stage: Stage,
+        verifiers: Sequence[Any] | None,
+        left_out: Mapping[str, str],
+        trees: bool,
+    ) -> None:
+        """`verifiers`: entries, None for those of the rollouts' config; `left_out`: strategy -> why there are none of
+        its signals."""
         self.folder, self.options, self.regroup, self.stage = folder, options, regroup, stage
-        self.config = plain_config(parse(first.config))
+        own = parse(first.config)
+        self.config = plain_config(own)
         setting = Setting.of(first.config)
         use_threads(setting.threads)
         entries = parse_methods(options.methods)
@@ -165,23 +195,39 @@ class _Work:
             methods.append(replace(extra[-1], label=self.dense))
         self.model = ReplayModel(setting, options.model)
         self.methods: list[Method] = []
+        self.tree: Method | None = None  # judged on rollouts of its own
+        asked: list[Any] = build_all("verifier", own.verifiers if verifiers is None else verifiers)
+        self.verified = frozenset(s for v in asked for s in v.gives) - set(first.rollouts.signals)
         for method in methods:
-            if (why := obstacle(method, first.rollouts, self.model.policy.view_prompts)) is None:
+            if trees and self.tree is None and "parent_value" in method.pipeline.needs().signals:
+                self.tree = method
+            elif (why := obstacle(method, first.rollouts, self.model.policy.view_prompts, self.verified)) is None:
                 self.methods.append(method)
             else:
-                self.refused[method.label] = why
+                self.refused[method.label] = _why_not(method, first.rollouts, left_out) or why
         self.methods, needs = agreeing(self.methods, self.refused)
         self.model.show_views(needs.views)
-        if any(v.weights == "reference" for m in self.methods for v in m.views(first.rollouts.signals)):
+        given = {*first.rollouts.signals, *self.verified}
+        if any(v.weights == "reference" for m in self.methods for v in m.views(given)):
             self.model.keep_reference()
         engine: Any = build("engine", self.config.rollout.engine)
         self.engine = engine.open(self.model.policy)
         self.pool = make_pool(self.config)
-        self.bench = Bench(self.model.policy, self.engine, self.pool, setting.sampling, setting.seed)
+        self._open = ExitStack()
+        reacts: Any = None
+        for strategy in build_all("strategy", self.config.rollout.strategies):
+            if (found := strategy.reactions(self.model.policy)) is not None:  # type: ignore[attr-defined]
+                reacts = self._open.enter_context(found)
+        self.bench = Bench(self.model.policy, self.engine, self.pool, setting.sampling, setting.seed, reacts)
+        chosen = [v for v in asked if set(v.gives) & self.verified]
+        context = RunContext(self.model.policy.tokenizer, folder, setting.seed, setting.media)
+        self.verifying = Verifying(chosen, context)
         self.sketch = gradients.Sketch(self.model.policy) if options.gradient else None
 
     def close(self) -> None:
         """End the workers."""
+        self.verifying.close()
+        self._open.close()
         self.pool.close()
         self.engine.close()
 
@@ -189,27 +235,61 @@ class _Work:
         """One batch; its truth and gradients are read where they are there."""
         name = f"batch {number + 1} of {count}"
         weights = self.model.take_weights(frozen)
-        found = self._truth(frozen, name)
-        follow = any(m.pipeline.updates_at_update for m in self.methods)
-        _, needs = agreeing(self.methods, {})
+        if self.verifying:
+            frozen = self._verified(frozen)
+        found = self._truth(frozen, name, TRUTHS)
+        group = _group_of_rows(frozen.rollouts, self.regroup)
+        return self._audited(frozen, found, group, weights, self.methods, name, GRADIENTS)
+
+    def tree_batch(self, frozen: Frozen, number: int, count: int) -> Audited:
+        """One batch of trees, for the method that credits their edges."""
+        assert self.tree is not None
+        name = f"trees, batch {number + 1} of {count}"
+        weights = self.model.take_weights(frozen)
+        signals = frozen.rollouts.signals
+        found = self._truth(frozen, name, f"{TREES}/{TRUTHS}", signals[GOES_ON].tolist())
+        group = signals[TREE_GROUP].numpy()
+        return self._audited(frozen, found, group, weights, [self.tree], name, f"{TREES}/{GRADIENTS}")
+
+    def _verified(self, frozen: Frozen) -> Frozen:
+        """With the signals of the verifiers, asked now about what was sampled then."""
+        rollouts, policy = frozen.rollouts, self.model.policy
+        assert rollouts.samples is not None
+        texts = [policy.decode(t[keep].tolist()) for t, keep in zip(rollouts.tokens, rollouts.valid, strict=True)]
+        self.verifying.begin()
+        answered = self.verifying.collect(rollouts, rollouts.samples, texts)
+        return replace(frozen, rollouts=rollouts.with_signals(answered.signals))
+
+    def _audited(
+        self,
+        frozen: Frozen,
+        found: Truth,
+        group: NDArray[np.int64],
+        weights: str,
+        methods: list[Method],
+        name: str,
+        folder: str,
+    ) -> Audited:
+        follow = any(m.pipeline.updates_at_update for m in methods)
+        _, needs = agreeing(methods, {})
         advance = self.stage(f"{name}: passes", len(frozen.rollouts))
         scored = self.model.complete(frozen, needs, follow, advance=advance)
         kl = None if scored.mismatch is None else scored.mismatch.kl
-        group = _group_of_rows(frozen.rollouts, self.regroup)
         made = Audited(frozen, found, group, weights, kl)
-        credits = self._credits(frozen, scored, made)
+        credits = self._credits(frozen, scored, made, methods)
         shape = frozen.rollouts.tokens.shape
-        for label, table in {m.label: credits[m.label] for m in self.methods if m.label in credits}.items():
+        for label, table in {m.label: credits[m.label] for m in methods if m.label in credits}.items():
             whole = np.zeros(tuple(shape), dtype=np.float32)
             for rows, (credit, _) in table:
                 whole[rows] = torch.where(credit.loss_mask, credit.advantages, 0.0).float().cpu().numpy()
             made.credit[label] = whole[found.row, found.column]
         if self.sketch is not None:
-            made.parts = self._parts(frozen, scored, credits, found, name)
+            path = self.folder / folder / f"{frozen.path.name}.safetensors"
+            made.parts = self._parts(frozen, scored, credits, made, name, path)
         return made
 
-    def _truth(self, frozen: Frozen, name: str) -> Truth:
-        path = self.folder / TRUTHS / f"{frozen.path.name}.safetensors"
+    def _truth(self, frozen: Frozen, name: str, folder: str, goes_on: Sequence[bool] | None = None) -> Truth:
+        path = self.folder / folder / f"{frozen.path.name}.safetensors"
         known = truth.read(path)
         if known is not None:
             return known
@@ -217,13 +297,14 @@ class _Work:
         prompts = self.model.prompts(frozen)
         advance = self.stage(f"{name}: continuations", 0)
         began = time.perf_counter()
-        found = find_truth(frozen.rollouts, prompts, frozen.rollouts.samples, self.bench, self.options.plan, advance)
+        samples = frozen.rollouts.samples
+        found = find_truth(frozen.rollouts, prompts, samples, self.bench, self.options.plan, advance, goes_on)
         found.facts["seconds"] = time.perf_counter() - began
         truth.write(found, path)
         return found
 
     def _credits(
-        self, frozen: Frozen, scored: Scored, made: Audited
+        self, frozen: Frozen, scored: Scored, made: Audited, methods: Sequence[Method]
     ) -> dict[str, list[tuple[NDArray[np.int64], tuple[Credit, Objective]]]]:
         """label -> per group of the prompts (rows, credit): each group is a batch of its own."""
         out: dict[str, list[tuple[Any, tuple[Credit, Objective]]]] = {}
@@ -231,7 +312,7 @@ class _Work:
             rows = np.flatnonzero(made.group == part)
             rollouts = scored.rollouts.select(torch.from_numpy(rows))
             entropy = None if scored.entropy is None else scored.entropy[rows]
-            for method in [m for m in self.methods if m.label not in self.refused]:
+            for method in [m for m in methods if m.label not in self.refused]:
                 given = self._with_dense(rollouts) if method.label == self.dense else rollouts
                 began = time.perf_counter()
                 try:
@@ -257,23 +338,22 @@ class _Work:
         return rollouts.with_signals({n: rollouts.signals[f"{DENSE}{n}"] for n in names})
 
     def _parts(
-        self, frozen: Frozen, scored: Scored, credits: dict[str, Any], made: Truth, name: str
+        self, frozen: Frozen, scored: Scored, credits: dict[str, Any], made: Audited, name: str, path: Path
     ) -> dict[str, NDArray[np.float32]]:
         """label -> [M,P,W] gradients, and of the truth's halves and random credit."""
         assert self.sketch is not None
-        path = self.folder / GRADIENTS / f"{frozen.path.name}.safetensors"
+        found = made.truth
         known = load_file(str(path)) if path.is_file() else {}
         shape = frozen.rollouts.tokens.shape
-        tables = {label: made.table(made.advantages.halves[:, half], shape) for half, label in enumerate(HALVES)}
-        tables[RANDOM] = made.table(random_credit(frozen.step, len(made.row)), shape)
+        tables = {label: found.table(found.advantages.halves[:, half], shape) for half, label in enumerate(HALVES)}
+        tables[RANDOM] = found.table(random_credit(frozen.step, len(found.row)), shape)
         wanted = [label for label in [*credits, *tables] if label not in known]
         if wanted:
             groups: list[dict[str, Any]] = []
             objective = self.methods[0].objective
             advance = self.stage(f"{name}: gradients", self.regroup * len(scored.prompts))
-            group = _group_of_rows(frozen.rollouts, self.regroup)
             for part in range(self.regroup):
-                rows = np.flatnonzero(group == part)
+                rows = np.flatnonzero(made.group == part)
                 rollouts = scored.rollouts.select(torch.from_numpy(rows))
                 chosen = {label: credits[label][part][1] for label in wanted if label in credits}
                 for label in wanted:
@@ -296,6 +376,15 @@ class _Work:
             known |= {label: np.stack([g[label].numpy() for g in groups]) for label in wanted}
             replace_file(path, save(known))
         return {label: known[label] for label in [*credits, *tables]}
+
+
+def _why_not(method: Method, rollouts: Rollouts, left_out: Mapping[str, str]) -> str | None:
+    """Why the strategy could not be had that gives the first signal which is missing."""
+    missing = next((s for s in method.pipeline.needs().signals if s not in rollouts.signals), None)
+    for name, why in left_out.items():
+        if missing in lookup("strategy", name).gives:  # type: ignore[attr-defined]
+            return f"needs the strategy {name!r}, which this run cannot have: {why}"
+    return None
 
 
 def random_credit(step: int, count: int) -> NDArray[np.float64]:

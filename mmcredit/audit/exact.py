@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mmcredit.audit.bench import Key
 from mmcredit.audit.estimate import Values
 from mmcredit.rollout.drawing.stop import StopStrings
 from mmcredit.rollout.engine import Request, with_stops
-from mmcredit.rollout.strategies.continuations import State
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmcredit.audit.bench import Bench
+    from mmcredit.audit.states import Place
     from mmcredit.data.sample import Sample
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollout.engine import Sampling
@@ -57,13 +58,17 @@ class Enumeration:
         self._strings = StopStrings(full.stop, policy.tokenizer, vocabulary, device) if full.stop else None
         self._suppressed = sorted(set(policy.suppressed_ids))
 
-    def __call__(self, states: Sequence[State], prompts: Sequence[Prompt], samples: Sequence[Sample]) -> Values:
+    def __call__(self, states: Sequence[Place], prompts: Sequence[Prompt], samples: Sequence[Sample]) -> Values:
         """Exact values of `states`."""
+        if self.bench.reaction is not None:
+            raise ValueError(
+                "an exact audit lists what the policy says, not what a strategy inserts into it; leave out --exact"
+            )
         children = self._expand(list(states), prompts)
         endings = [c for branches in children.values() for _, c in branches if c not in children]
-        keys = [(c.prompt, c.prefix, not self._stops(c)) for c in endings]
+        keys = [Key(c.prompt, c.prefix, not self._stops(c), c.sampled) for c in endings]
         worth = dict(zip(endings, self.bench.pay(keys, samples), strict=True))
-        found: dict[State, tuple[float, float]] = {c: (reward, 1.0) for c, reward in worth.items()}
+        found: dict[Place, tuple[float, float]] = {c: (reward, 1.0) for c, reward in worth.items()}
         for state in sorted(children, key=lambda s: -len(s.prefix)):
             pairs = [(p, *found[c]) for p, c in children[state]]
             found[state] = (sum(p * v for p, v, _ in pairs), sum(p * m for p, _, m in pairs))
@@ -76,8 +81,8 @@ class Enumeration:
             np.ones((len(states), 2), np.int64), empty, empty, min(rewards), max(rewards), values, self.missing
         )
 
-    def _expand(self, states: list[State], prompts: Sequence[Prompt]) -> dict[State, list[tuple[float, State]]]:
-        children: dict[State, list[tuple[float, State]]] = {}
+    def _expand(self, states: list[Place], prompts: Sequence[Prompt]) -> dict[Place, list[tuple[float, Place]]]:
+        children: dict[Place, list[tuple[float, Place]]] = {}
         reach = dict.fromkeys(states, 1.0)  # probability from the nearest audited state above
         frontier = list(reach)
         while frontier:
@@ -86,7 +91,7 @@ class Enumeration:
                     f"an exact audit would look at more than {self.most} prefixes of {len(prompts)} prompts; take "
                     "fewer prompts per batch, shorter responses, or leave out --exact"
                 )
-            following: list[State] = []
+            following: list[Place] = []
             for start in range(0, len(frontier), BATCH):
                 part = frontier[start : start + BATCH]
                 for state, branches in zip(part, self._branches(part, prompts, reach), strict=True):
@@ -99,8 +104,8 @@ class Enumeration:
         return children
 
     def _branches(
-        self, states: Sequence[State], prompts: Sequence[Prompt], reach: dict[State, float]
-    ) -> list[list[tuple[float, State]]]:
+        self, states: Sequence[Place], prompts: Sequence[Prompt], reach: dict[Place, float]
+    ) -> list[list[tuple[float, Place]]]:
         """Next tokens of each state with their probability, those whose reach falls below `floor` left out."""
         order: list[int] = []
         seen: list[Tensor] = []
@@ -131,7 +136,7 @@ class Enumeration:
             )
         return result
 
-    def _stops(self, state: State) -> bool:
+    def _stops(self, state: Place) -> bool:
         """Whether the last token of the prefix ends the response."""
         last = state.prefix[-1]
         if last in self._ends:

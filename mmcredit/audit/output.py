@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+OWN = "(on trees of its own)"
 PAGE, NUMBERS, TABLE, TOKENS = "audit.html", "audit.json", "audit.parquet", "tokens.parquet"
 
 
@@ -104,6 +105,8 @@ def board(found: Audit, draws: int = 400) -> Board:
             )
         )
     rows.append(_half(tokens, judge, parts, draws))
+    if found.trees:
+        rows.append(_tree(found, draws))
 
     def place(row: Row) -> float:
         if row.label == TRUTH:
@@ -136,6 +139,23 @@ def _half(tokens: Tokens, judge: Judge, parts: dict[str, NDArray[Any]], draws: i
             values = (g * h).sum(1) / np.sqrt((g * g).sum(1) * (h * h).sum(1))
         gradient = interval(float(values[0]), values[1:])
     return Row(HALF, "sanity", agreement, gradient, None, None, (), 0.0, None)
+
+
+def _tree(found: Audit, draws: int) -> Row:
+    """SPO-tree against the truth of its own edges: other responses of the same prompts, so nothing is paired."""
+    assert found.tree is not None
+    own = replace(found, batches=found.trees, methods=[found.tree])
+    tokens, columns, ids = _columns(own)
+    judge, label = Judge(tokens, draws), found.tree.label
+    gradient, loud = Number(None), None
+    if parts := _parts(own, ids):
+        halves = (parts[HALVES[0]].sum(0), parts[HALVES[1]].sum(0))
+        values = gradients.cosines(parts[label].sum(0), halves, judge.weights)
+        gradient, loud = interval(float(values[0]), values[1:]), gradients.noise(parts[label])
+    given = frozenset(found.trees[0].frozen.rollouts.signals)
+    seconds = float(np.mean([b.seconds[label] for b in found.trees]))
+    passes = found.tree.extra_passes(given)
+    return Row(f"{label} {OWN}", "method", judge(columns[label]), gradient, None, loud, passes, 0.0, seconds)
 
 
 def _columns(found: Audit) -> tuple[Tokens, dict[str, Floats], list[Any]]:
@@ -224,6 +244,14 @@ def _notes(found: Audit) -> list[str]:
             "The truth is measured with noise, which lowers every correlation with it; numbers marked corrected are "
             "divided by the square root of its split-half reliability (Spearman-Brown). Gradient cosines take the "
             "truth's length from the product of its two halves."
+        )
+    if found.trees:
+        edges = sum(len(b.frozen.rollouts) for b in found.trees)
+        tokens = sum(len(b.truth.row) for b in found.trees)
+        notes.append(
+            f"spo_tree credits edges of sampled trees, not whole responses: its row compares its credit with the true "
+            f"advantages of the {tokens:,} tokens of {edges:,} edges sampled for the same prompts, so it has no paired "
+            "difference to GRPO."
         )
     return notes
 

@@ -51,9 +51,10 @@ def find_truth(
     bench: Bench,
     plan: Plan | None,
     advance: Callable[[int], None] | None = None,
+    goes_on: Sequence[bool] | None = None,
 ) -> Truth:
-    """Values of every state and advantages of every token. `plan` None: by enumeration."""
-    points = find_points(rollouts, bench.sampling.max_new_tokens)
+    """Values of every state and advantages of every token. `plan` None: by enumeration; `goes_on` as `find_points`."""
+    points = find_points(rollouts, bench.sampling.max_new_tokens, goes_on)
     bench.begin()
     before = (bench.tokens, bench.continuations, bench.unfinished)
     facts: dict[str, Any] = {"tokens": len(points.before), "states": len(points.states)}

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from mmcredit.components import build
 from mmcredit.data.sample import last_text
-from mmcredit.evaluate import usable
-from mmcredit.evaluate.accuracy import Evaluation, evaluate
+from mmcredit.evaluate.accuracy import Evaluation
 from mmcredit.evaluate.frugal import frugal, rarity
-from mmcredit.evaluate.held_out import answer_rows, evaluation_sampling, evaluation_seeds
+from mmcredit.evaluate.held_out import answer_rows, answered, usable_questions
 from mmcredit.intervals import Interval, paired_gain
 from mmcredit.yaml_values import read
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
+    from mmcredit.evaluate.usable import Usable
     from mmcredit.policy.policy import Policy
 
 Bar = Callable[..., AbstractContextManager[Callable[[int], None]]]
@@ -61,7 +61,7 @@ def compare(config: RunConfig, entry: Any, bar: Bar) -> list[Decoded]:
     samples = held_out_samples(config)
     policy = Policy.load(config.model, media_limits=config.data.media)
     engine = open_engine(config, policy, entry)
-    asked = _usable(config, policy, samples)
+    asked = usable_questions(config, policy, samples)
     name = entry if isinstance(entry, str) else next(iter(entry))
     found: list[Decoded] = []
     with make_pool(config) as pool:
@@ -84,7 +84,7 @@ def stress(config: RunConfig, keeps: Sequence[float], bar: Bar) -> list[Decoded]
     samples = held_out_samples(config)
     policy = Policy.load(config.model, media_limits=config.data.media)
     engine = open_engine(config, policy)
-    whole = _usable(config, policy, samples)
+    whole = usable_questions(config, policy, samples)
     salience = rarity(last_text(sample) for sample in whole.samples)
     words = sum(len(last_text(sample).split()) for sample in whole.samples)
     found: list[Decoded] = []
@@ -110,29 +110,11 @@ def read_keeps(text: str) -> list[float]:
     return keeps
 
 
-def _usable(config: RunConfig, policy: Policy, samples: Sequence[Sample]) -> Any:
-    return usable.read(
-        samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
-    )
-
-
 def _answered(
-    config: RunConfig, policy: Policy, engine: Any, pool: Any, asked: Any, label: str, bar: Bar
+    config: RunConfig, policy: Policy, engine: Any, pool: Any, asked: Usable, label: str, bar: Bar
 ) -> Evaluation:
     with bar(f"answers: {label}", len(asked.samples) * config.evaluate.samples) as advance:
-        found = evaluate(
-            engine,
-            pool,
-            asked.samples,
-            asked.prompts,
-            evaluation_sampling(config),
-            [evaluation_seeds(config, s.id) for s in asked.samples],
-            policy.decode,
-            config.evaluate.reward or pool.names[0],
-            advance,
-            config.evaluate.chosen_k,
-        )
-    return replace(found, dropped=asked.dropped)
+        return answered(config, policy, engine, pool, asked, advance)
 
 
 def _entered(

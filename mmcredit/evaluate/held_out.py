@@ -17,6 +17,7 @@ from mmcredit.seeds import derive
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
     from mmcredit.data.sample import Sample
+    from mmcredit.policy.policy import Policy
     from mmcredit.rollout.strategies.base import Strategy
 
 
@@ -54,25 +55,42 @@ def evaluate_model(
     samples = held_out_samples(config)
     policy = Policy.load(config.model, media_limits=config.data.media)
     engine = build("engine", config.rollout.engine).open(policy)  # type: ignore[attr-defined]
-    asked = usable.read(
-        samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
-    )
+    asked = usable_questions(config, policy, samples)
     strategies: list[Strategy] = build_all("strategy", config.rollout.strategies)  # type: ignore[assignment]
     with make_pool(config) as pool, reacting(engine, strategies, policy) as answering:
-        found = evaluate(
-            answering,
-            pool,
-            asked.samples,
-            asked.prompts,
-            evaluation_sampling(config),
-            [evaluation_seeds(config, s.id) for s in asked.samples],
-            policy.decode,
-            config.evaluate.reward or pool.names[0],
-            progress,
-            config.evaluate.chosen_k,
-        )
-    found = replace(found, dropped=asked.dropped)
+        found = answered(config, policy, answering, pool, asked, progress)
     return found, answer_rows(asked.samples, found, config.evaluate.chosen_k)
+
+
+def usable_questions(config: RunConfig, policy: Policy, samples: Sequence[Sample]) -> usable.Usable:
+    """The held-out questions that the model can be asked, see `usable.read`."""
+    return usable.read(
+        samples, lambda s: policy.encode(s, config.data.max_prompt_tokens), config.check.max_unusable_held_out
+    )
+
+
+def answered(
+    config: RunConfig,
+    policy: Policy,
+    engine: Any,
+    pool: Any,
+    asked: usable.Usable,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """The answers of an engine to these questions, scored as the config's evaluation says."""
+    found = evaluate(
+        engine,
+        pool,
+        asked.samples,
+        asked.prompts,
+        evaluation_sampling(config),
+        [evaluation_seeds(config, s.id) for s in asked.samples],
+        policy.decode,
+        config.evaluate.reward or pool.names[0],
+        progress,
+        config.evaluate.chosen_k,
+    )
+    return replace(found, dropped=asked.dropped)
 
 
 def answer_rows(samples: Sequence[Sample], found: Evaluation, ks: Sequence[int]) -> list[dict[str, Any]]:

@@ -5,33 +5,25 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmcredit.components import ENTRY_POINT_GROUP
 from mmcredit.policy.adapters import CONFIG, chain
+from mmcredit.policy.builtin import BUILTIN, builtin_folder
 from mmcredit.policy.chat_templates import read_ends, set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
 from mmcredit.policy.families import decoder_name, vision_parameters
 from mmcredit.policy.save import source_dtype
-
-BUILTIN = "builtin:"
+from mmcredit.policy.visual_tokens import attach, pooler_of
 
 
 def resolve_path(path: str) -> str:
-    """The folder of a ``builtin:NAME`` model, which ships with this package or with one that brings components, the
-    folder itself (of a model or an adapter), or a hub id unchanged. Raises ValueError for a name that is not shipped
-    and for a path that does not exist."""
+    """The folder of a ``builtin:NAME`` model, the folder itself (of a model or an adapter), or a hub id unchanged.
+    Raises ValueError for a name that is not shipped and for a path that does not exist."""
     if path.startswith(BUILTIN):
-        name = path.removeprefix(BUILTIN)
-        known = shipped_models()
-        if name not in known:
-            raise ValueError(f"model.path={path!r}: no such builtin model; known: {', '.join(sorted(known)) or 'none'}")
-        return str(known[name])
+        return str(builtin_folder(path))
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or (os.sep != "/" and os.sep in path)
     expanded = Path(path).expanduser()
     if looks_local and not expanded.is_dir():
@@ -39,18 +31,6 @@ def resolve_path(path: str) -> str:
     if expanded.is_dir() and not any((expanded / name).is_file() for name in ("config.json", CONFIG)):
         raise ValueError(f"model.path={path!r}: the folder holds neither config.json nor {CONFIG}")
     return str(expanded) if expanded.is_dir() else path
-
-
-def shipped_models() -> dict[str, Path]:
-    """Name and folder of the models in the `assets` of this package, and of the packages of its plug-ins."""
-    packages = {"mmcredit", *(e.module.partition(".")[0] for e in entry_points(group=ENTRY_POINT_GROUP))}
-    homes = [
-        Path(place) / "assets"
-        for package in sorted(packages)
-        if (spec := find_spec(package)) is not None
-        for place in spec.submodule_search_locations or ()
-    ]
-    return {p.parent.name: p.parent for home in homes for p in sorted(home.glob("*/config.json"))}
 
 
 def pick_device(name: str) -> torch.device:
@@ -98,6 +78,7 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
             f"(first: {missing[0]}); they would be random"
         )
     model.source_dtype = source_dtype(described, path)
+    attach(model, config.visual_tokens, [path] if named == path else [named, path], seed, config.lora is not None)
     model.to(device)
     for adapter in adapters:
         trained = config.lora if adapter is adapters[-1] else None
@@ -151,6 +132,8 @@ def prepare(model: torch.nn.Module, config: ModelConfig, seed: int = 0) -> torch
     if config.freeze_vision:
         for parameter in vision_parameters(base):
             parameter.requires_grad_(False)
+    if (pooler := pooler_of(base)) is not None:
+        pooler.requires_grad_(config.lora is None and pooler.settings.train)
     if config.lora is not None and not hasattr(model, "disable_adapter"):
         model = _add_lora(model, config.lora, seed)
     if config.gradient_checkpointing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcredit.policy.prompt import Prompt
+from mmcredit.policy.prompt import Clip, Prompt
 from mmcredit.rollouts import Inserted
 
 
@@ -42,6 +42,7 @@ def _pack(piece: Prompt) -> dict[str, Any]:
         "visual": piece.visual,
         "media": dict(piece.media),
         "keys": list(piece.media_keys),
+        "clips": [[list(clip.times), clip.duration] for clip in piece.clips],
     }
 
 
@@ -54,4 +55,5 @@ def _unpack(item: Mapping[str, Any]) -> Prompt:
         item["visual"],
         dict(item["media"]),
         tuple(item["keys"]),
+        clips=tuple(Clip(tuple(times), duration) for times, duration in item.get("clips", ())),
     )

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 CLASSES = {
@@ -83,26 +84,38 @@ class DriftSummary:
 
 
 class TokenisationCheck:
-    """Compares sampled ids with the ids of their own text. Holds the bytes of the tokens it has met."""
+    """Compares sampled ids with the ids of their own text. Holds the tokens and texts that it has met."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.byte_level = is_byte_level(tokenizer)
         self.special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "added_tokens_decoder", {})}
         self._bytes: dict[int, bytes] = {}
+        self._ids: dict[str, list[int]] = {}  # of the texts it has met
 
     def readings(self, responses: Sequence[Sequence[int]]) -> list[Reading]:
         """One per response (ids as sampled)."""
         if not responses:
             return []
-        texts = self.tokenizer.batch_decode(
-            [list(ids) for ids in responses], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        texts = self._texts(responses)
+        encoded = self._encode(texts)
         self._learn({i for ids in (*responses, *encoded) for i in ids})
         return [
             self._compare(list(ids), text, again) for ids, text, again in zip(responses, texts, encoded, strict=True)
         ]
+
+    def _texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        ids = [list(row) for row in rows]
+        if getattr(self.tokenizer, "is_fast", False):  # `batch_decode` looks at the type of every id
+            return self.tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._ids]  # a prompt's end comes once per response
+        if new:
+            found = self.tokenizer(new, add_special_tokens=False)["input_ids"]
+            self._ids |= dict(zip(new, found, strict=True))
+        return [self._ids[text] for text in texts]
 
     def text(self, ids: Sequence[int]) -> str:
         """The text that is tokenised again."""
@@ -118,15 +131,9 @@ class TokenisationCheck:
         tails = [self._tail(prompt) for prompt in prompts]
         heads = [list(ids[:64]) for ids in responses]
 
-        def read(rows: list[list[int]]) -> list[str]:
-            return self.tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-        def encode(texts: list[str]) -> list[list[int]]:
-            return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-
-        before, after = read(tails), read(heads)
-        joined = encode([a + b for a, b in zip(before, after, strict=True)])
-        apart = zip(encode(before), encode(after), strict=True)
+        before, after = self._texts(tails), self._texts(heads)
+        joined = self._encode([a + b for a, b in zip(before, after, strict=True)])
+        apart = zip(self._encode(before), self._encode(after), strict=True)
         return [whole != left + right for whole, (left, right) in zip(joined, apart, strict=True)]
 
     def summary(
@@ -175,9 +182,9 @@ class TokenisationCheck:
             # The normaliser changed the text: only the tokenizer knows which characters a token stands for.
             kept = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             new = _character_spans(kept["offset_mapping"], text)
-        there = Counter(zip(new, again, strict=True))
-        matched = sum(1 for key in zip(old, ids, strict=True) if there[key] > 0)
-        regions = self._regions(raw, list(zip(old, ids, strict=True)), new, again)
+        there, own = set(zip(new, again, strict=True)), list(zip(old, ids, strict=True))
+        matched = sum([key in there for key in own])
+        regions = self._regions(raw, own, new, again)
         return Reading(len(ids), len(again), prefix, matched, tuple(regions))
 
     def _regions(
@@ -189,8 +196,9 @@ class TokenisationCheck:
     ) -> Iterator[tuple[int, int, str]]:
         """Stretches between borders that both sides share, wherever their tokens differ."""
         i = j = 0
-        while i < len(old) or j < len(again):
-            if i < len(old) and j < len(again) and old[i] == (new[j], again[j]):
+        olds, news = len(old), len(new)
+        while i < olds or j < news:
+            if i < olds and j < news and old[i][1] == again[j] and old[i][0] == new[j]:
                 i, j = i + 1, j + 1
                 continue
             first_i, first_j = i, j
@@ -198,16 +206,16 @@ class TokenisationCheck:
             # Take tokens from the side that is behind until both end at the same byte.
             end_i = end_j = start
             while (i, j) == (first_i, first_j) or end_i != end_j:
-                if i < len(old) and (end_i <= end_j or j == len(again)):
+                if i < olds and (end_i <= end_j or j == news):
                     end_i = max(end_i, old[i][0][1])
                     i += 1
-                elif j < len(again):
+                elif j < news:
                     end_j = max(end_j, new[j][1])
                     j += 1
                 else:
                     break
             end = max(end_i, end_j)
-            while i < len(old) and old[i][0] == (end, end):  # the rest of a broken character
+            while i < olds and old[i][0] == (end, end):  # the rest of a broken character
                 i += 1
             yield start, end, self._class(raw, start, end, old[first_i:i], new[first_j:j], again[first_j:j])
 
@@ -220,15 +228,16 @@ class TokenisationCheck:
         new: list[tuple[int, int]],
         again: list[int],
     ) -> str:
-        if any(i in self.special for _, i in old) != any(i in self.special for i in again):
+        sampled = [i for _, i in old]
+        if self.special.isdisjoint(sampled) != self.special.isdisjoint(again):
             return "special_token"
-        spelt = b"".join(self._bytes[i] for _, i in old)
-        borders = {b for s, _ in old for b in s} ^ {b for s in new for b in s}
-        inside = [b for b in borders if start < b < end]
+        spelt = b"".join([self._bytes[i] for i in sampled])
         if not _is_text(spelt):
             return "partial_utf8"
-        if start == end or spelt != raw[start:end] or b"".join(self._bytes[i] for i in again) != raw[start:end]:
+        if start == end or spelt != raw[start:end] or b"".join([self._bytes[i] for i in again]) != spelt:
             return "normalised"
+        borders = set(chain.from_iterable(s for s, _ in old)) ^ set(chain.from_iterable(new))
+        inside = [b for b in borders if start < b < end]
         if any(0x80 <= raw[b] < 0xC0 for b in inside):
             return "partial_utf8"
         beside = "".join(_before(raw, b) + _after(raw, b) for b in inside)
@@ -258,11 +267,7 @@ def summarise(readings: Sequence[Reading], boundary: Sequence[bool] = ()) -> Dri
 
 
 def _spans(pieces: Sequence[bytes]) -> list[tuple[int, int]]:
-    spans, end = [], 0
-    for piece in pieces:
-        spans.append((end, end + len(piece)))
-        end += len(piece)
-    return spans
+    return list(pairwise(accumulate(map(len, pieces), initial=0)))
 
 
 def _own_spans(pieces: Sequence[bytes], raw: bytes) -> list[tuple[int, int]]:
@@ -275,34 +280,24 @@ def _own_spans(pieces: Sequence[bytes], raw: bytes) -> list[tuple[int, int]]:
     spans = _spans(pieces)
     if joined == raw:
         return spans
-    place = [0] * (len(joined) + 1)  # byte of `joined` -> byte of the text
-    here, there = int(joined[:1] == b" " and raw[:1] != b" "), 0
-    characters = joined[here:].decode("utf-8", "surrogateescape")  # one lone surrogate per byte that is no text
-    i = 0
-    while i < len(characters):
-        good = not 0xDC80 <= ord(characters[i]) <= 0xDCFF
-        if good:
-            size = width = len(characters[i].encode())
-            i += 1
-        else:
-            size, width = _broken(joined[here : here + 4]), 3
-            i += size
-        # A border inside a broken character falls behind its U+FFFD: nothing else of the text belongs to it.
-        inner = range(there, there + size) if good else [there, *[there + width] * (size - 1)]
-        place[here : here + size] = inner
-        here, there = here + size, there + width
-    place[here:] = [there] * (len(place) - here)
+    place: list[int] = []  # byte of `joined` -> byte of the text
+    rest, here, there = memoryview(joined), int(joined[:1] == b" " and raw[:1] != b" "), 0
+    place += [0] * here
+    while here < len(joined):
+        try:
+            str(rest[here:], "utf-8")
+            good, broken = len(joined) - here, 0
+        except UnicodeDecodeError as error:
+            good, broken = error.start, error.end - error.start
+        place += range(there, there + good)
+        there += good
+        if broken:  # a border inside falls behind its U+FFFD: nothing else of the text belongs to it
+            place += [there, *[there + 3] * (broken - 1)]
+            there += 3
+        here += good + broken
+    place.append(there)
     top = len(raw)
     return [(min(place[a], top), min(place[b], top)) for a, b in spans]
-
-
-def _broken(raw: bytes) -> int:
-    """Number of bytes at the front of `raw` that become one U+FFFD."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        return error.end if error.start == 0 else 1
-    return 1
 
 
 def _character_spans(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:

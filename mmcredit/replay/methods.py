@@ -156,17 +156,21 @@ def agreeing(methods: Sequence[Method], refused: dict[str, str]) -> tuple[list[M
     return kept, union
 
 
-def obstacle(method: Method, rollouts: Rollouts, known_views: Collection[str]) -> str | None:
+def obstacle(
+    method: Method, rollouts: Rollouts, known_views: Collection[str], given: Collection[str] = ()
+) -> str | None:
     """Why frozen rollouts cannot be given to this method, or None.
 
-    `known_views`: names of views that the policy can show. What was attached while sampling (probes, trees, prefix
-    continuations) cannot be made afterwards: it must be in the rollouts.
+    `known_views`: names of views that the policy can show; `given`: signals that will be attached. What was attached
+    while sampling (probes, trees, prefix continuations) cannot be made afterwards: it must be in the rollouts.
     """
     needs = method.pipeline.needs() | method.objective.needs()
     for name in needs.signals:
-        if name in rollouts.signals:
+        if name in rollouts.signals or name in given:
             continue
         if name not in names("signal"):
+            if judges := [v for v in names("verifier") if name in lookup("verifier", v).gives]:  # type: ignore[attr-defined]
+                return f"needs the signal {name!r}, which a verifier gives (verifiers: {', '.join(judges)})"
             makers = [s for s in names("strategy") if name in lookup("strategy", s).gives]  # type: ignore[attr-defined]
             how = f", which the strategy {makers[0]!r} attaches while sampling" if makers else ""
             return f"needs the signal {name!r}{how}; these rollouts do not carry it"

@@ -77,10 +77,17 @@ def build_gallery(run_dir: Path, sample_files: Mapping[int, Path], budget: int) 
                 gallery.groups_left_out += 1
                 continue
             item["media"] = [shelf.add(name) for name in group[0].get("media") or []]
+            item["times"] = [short(t) for t in group[0].get("times") or []]
+            item["duration"] = short(group[0].get("duration"))
             for member, row in zip(item["members"], group, strict=False):
                 if row.get("inserted"):
                     member["inserted"] = [
-                        {"at": one["at"], "count": one["count"], "media": [shelf.add(name) for name in one["media"]]}
+                        {
+                            "at": one["at"],
+                            "count": one["count"],
+                            "media": [shelf.add(name) for name in one["media"]],
+                            "times": [short(t) for t in one.get("times") or []],
+                        }
                         for one in row["inserted"]
                     ]
             gallery.bytes += size
@@ -155,6 +162,9 @@ def pack_response(row: Mapping[str, Any]) -> dict[str, Any]:
         "weights": {w["method"]: _stream(w["values"]) for w in row.get("weights") or []},
         "signals": {s["name"]: _stream(s["values"]) for s in row.get("signals") or []},
     }
+    if row.get("windows"):
+        numbers = ("start", "end", "rate")
+        packed["windows"] = [{**w, **{name: short(w[name]) for name in numbers}} for w in row["windows"]]
     if row.get("verdicts"):
         packed["verdicts"] = [dict(verdict) for verdict in row["verdicts"]]
     if text.strip() not in "".join(pieces):  # pieces that are parts of characters: show the decoded text as well

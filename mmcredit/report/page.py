@@ -22,7 +22,17 @@ from mmcredit.report.records import Run, load_run
 
 PAGE_BUDGET = 8_000_000  # bytes of samples and images
 MAX_POINTS = 1500  # points of one curve; longer series are thinned
-SCRIPTS = ("common.js", "curves.js", "tokens.js", "heat.js", "response.js", "list.js", "samples.js", "start.js")
+SCRIPTS = (
+    "common.js",
+    "curves.js",
+    "tokens.js",
+    "heat.js",
+    "response.js",
+    "timeline.js",
+    "list.js",
+    "samples.js",
+    "start.js",
+)
 
 
 def render(run_dir: str | Path, budget: int = PAGE_BUDGET) -> Path:

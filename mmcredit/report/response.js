@@ -69,7 +69,7 @@ function verdictNode(verdict) {
   });
   return make(
     "div",
-    { class: "verdict" },
+    { class: verdict.spans.length ? "finding flagged" : "finding" },
     make("span", { class: "part", text: `${verdict.verifier}: ${status}` }),
     lines.length ? make("ul", {}, ...lines) : null,
     verdict.detail ? make("details", {}, make("summary", { text: "what it said" }), make("pre", { text: verdict.detail })) : null,

@@ -48,7 +48,9 @@ function promptNode(group) {
     }
     const picture = make("img", { src: uri, alt: `image of ${group.id}`, loading: "lazy" });
     picture.addEventListener("load", () => picture.classList.toggle("small", Math.max(picture.naturalWidth, picture.naturalHeight) <= 128));
-    prompt.append(i === 0 && mapped ? heatPicture(picture) : picture);
+    const shown = i === 0 && mapped ? heatPicture(picture) : picture;
+    const seconds = (group.times || [])[i];
+    prompt.append(seconds === null || seconds === undefined ? shown : timed(shown, seconds));
   });
   if (mapped) prompt.append(make("p", { class: "hint", id: "heat-words", text: "Point at a token of a response with a heat map." }));
   prompt.append(
@@ -68,12 +70,16 @@ function responseCard(group, member, range) {
   const text = member.text === undefined ? null : make("details", {}, make("summary", { text: "decoded text" }), make("pre", { text: member.text }));
   const verdicts = (member.verdicts || []).map(verdictNode);
   const inserted = (member.inserted || []).map(insertedNode);
-  return make("article", { class: right ? "response yes" : "response no" }, head, body, ...inserted, ...verdicts, text);
+  return make("article", { class: right ? "response yes" : "response no" }, head, body, timeline(group, member), ...inserted, ...verdicts, text);
 }
 
 // Media in the middle of a response: where they stand, and some of their frames.
 function insertedNode(one) {
-  const pictures = one.media.filter((place) => report.media[place] !== null).map((place) => make("img", { src: report.media[place], alt: "inserted frame", loading: "lazy" }));
+  const pictures = one.media.map((place, i) => {
+    if (report.media[place] === null) return null;
+    const seconds = (one.times || [])[i], picture = make("img", { src: report.media[place], alt: "inserted frame", loading: "lazy" });
+    return seconds === null || seconds === undefined ? picture : timed(picture, seconds);
+  });
   return make("div", { class: "inserted" }, make("span", { class: "part", text: `inserted: tokens ${one.at}–${one.at + one.count - 1}` }), ...pictures);
 }
 

@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,21 @@ class InsertedRow:
     at: int
     count: int
     media: Sequence[str]  # file names that `MediaStore.put` returned
+    times: Sequence[float | None] = ()  # seconds of each of `media` in its video
+
+
+@dataclass(frozen=True)
+class WindowRow:
+    """A stretch of the video that a response asks for or should: name (asked, gold), seconds, frames a second, what
+    became of it, and the `count` tokens from `at` on that ask for it (-1: none do)."""
+
+    name: str
+    start: float
+    end: float
+    rate: float | None = None
+    status: str = ""
+    at: int = -1
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,9 @@ class SampleRow:
     verdicts: Sequence[VerdictRow] = ()  # one per verifier of the run
     prompt: str = ""  # as the model read it: template, system turn, places of the media
     inserted: Sequence[InsertedRow] = ()
+    times: Sequence[float | None] = ()  # seconds of each of `media` in its video; None: no frame of a video
+    duration: float | None = None  # seconds of the video
+    windows: Sequence[WindowRow] = ()
 
     def __post_init__(self) -> None:
         count = len(self.token_ids)
@@ -112,7 +130,11 @@ def _schema() -> pyarrow.Schema:
             ]
         )
     )
-    inserted = pa.list_(pa.struct([("at", pa.int32()), ("count", pa.int32()), ("media", pa.list_(pa.string()))]))
+    place = [("at", pa.int32()), ("count", pa.int32())]
+    times = pa.list_(pa.float32())
+    inserted = pa.list_(pa.struct([*place, ("media", pa.list_(pa.string())), ("times", times)]))
+    seconds = [(name, pa.float32()) for name in ("start", "end", "rate")]
+    windows = pa.list_(pa.struct([("name", pa.string()), *seconds, ("status", pa.string()), *place]))
     words = [(name, pa.string()) for name in ("verifier", "status", "reason", "detail")]
     return pa.schema(
         [
@@ -136,6 +158,9 @@ def _schema() -> pyarrow.Schema:
             ("prompt", pa.string()),
             ("verdicts", pa.list_(pa.struct([*words, ("spans", spans)]))),
             ("inserted", inserted),
+            ("times", times),
+            ("duration", pa.float32()),
+            ("windows", windows),
         ]
     )
 
@@ -198,7 +223,13 @@ def _record(step: int, row: SampleRow) -> dict[str, Any]:
         "truncated": bool(row.truncated),
         "prompt": row.prompt,
         "verdicts": [_verdict(verdict) for verdict in row.verdicts],
-        "inserted": [{"at": one.at, "count": one.count, "media": list(one.media)} for one in row.inserted],
+        "inserted": [
+            {"at": one.at, "count": one.count, "media": list(one.media), "times": list(one.times)}
+            for one in row.inserted
+        ],
+        "times": list(row.times),
+        "duration": row.duration,
+        "windows": [asdict(window) for window in row.windows],
     }
 
 

@@ -23,6 +23,7 @@ function collectColourings() {
   const add = (key, label, read, centre) => colourings.push({ key, label, read, centre, ranges: new Map() });
   add("advantage", "advantage", (m) => m.advantage, 0);
   for (const name of weights) add(`weight:${name}`, `weight of ${name}`, (m) => m.weights[name], 1);
+  if (signals.delete("segment")) add("segment", "segment", (m) => m.signals.segment, null);
   for (const name of signals) add(`signal:${name}`, `signal ${name}`, (m) => m.signals[name], null);
   if (logprobs) add("logprob", "log-prob", (m) => m.logprob, null);
   colouring = colourings[0];
@@ -54,9 +55,13 @@ function rangeOf(kind, members, key) {
   return range;
 }
 
+// Roles of tokens have a colour each, not a strength.
+const SEGMENTS = ["less", "more", "amount", "up"];
+
 // A value -> [colour name, strength 0..1], or null for no colour.
 function shade(kind, range, value) {
   if (value === null || value === undefined) return null;
+  if (kind.key === "segment") return value > 0 ? [SEGMENTS[(value - 1) % SEGMENTS.length], 0.5] : null;
   if (range.signed) {
     const away = (value - range.centre) / range.spread;
     if (away === 0) return null;
@@ -75,6 +80,17 @@ function paint(node, kind, range, value) {
 
 function drawLegend(range) {
   const root = byId("legend");
+  const outside = [make("span", { class: "token outside", text: "token" }), make("span", { class: "words", text: "not sampled by the policy, carries no credit" })];
+  if (colouring.key === "segment") {
+    const found = new Set(everyMember().flatMap((member) => { const values = member.signals.segment; return Array.isArray(values) ? values : [values]; }));
+    const parts = [...found].filter((value) => value > 0).sort((a, b) => a - b).flatMap((value) => {
+      const cell = make("span", { class: "token", text: `segment ${value}` });
+      paint(cell, colouring, range, value);
+      return [cell];
+    });
+    root.replaceChildren(make("span", { class: "name", text: colouring.label }), ...parts, make("span", { class: "words", text: "what a token is part of, such as 1: up to and in a retrieval call, 2: after it" }), ...outside);
+    return;
+  }
   const ramp = make("span", { class: "ramp", "aria-hidden": "true" });
   const cells = 21;
   const low = range.signed ? range.centre - range.spread : range.low;
@@ -93,8 +109,7 @@ function drawLegend(range) {
     make("span", { class: "name", text: colouring.label }),
     make("span", { class: "scale" }, make("span", { text: formatNumber(low) }), ramp, make("span", { text: formatNumber(high) })),
     make("span", { class: "words", text: range.flat ? `${words} (one value only)` : words }),
-    make("span", { class: "token outside", text: "token" }),
-    make("span", { class: "words", text: "not sampled by the policy, carries no credit" }),
+    ...outside,
   );
 }
 
@@ -121,9 +136,10 @@ function showPiece(node, piece) {
 
 function tokenNodes(member, range) {
   const stream = colouring.read(member), flags = flagsOf(member);
+  const given = new Set((member.inserted || []).flatMap((one) => Array.from({ length: one.count }, (_, i) => one.at + i)));
   return member.pieces.map((piece, i) => {
     const inside = valueAt(member.mask, i);
-    const node = make("span", { class: `token${inside ? "" : " outside"}${flags.has(i) ? " flagged" : ""}`, "data-i": i });
+    const node = make("span", { class: `token${inside ? "" : " outside"}${flags.has(i) ? " flagged" : ""}${given.has(i) ? " given" : ""}`, "data-i": i });
     showPiece(node, piece);
     if (inside && stream !== undefined) paint(node, colouring, range, valueAt(stream, i));
     return node;

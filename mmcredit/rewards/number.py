@@ -8,11 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from mmcredit.answers.extract import Extraction, last_number
+from mmcredit.answers.extract import Extraction, last_number, normalise
 from mmcredit.answers.item import RewardItem
 from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
+from mmcredit.rewards.equality.spelled import spelled
 
 
 @register("reward", "number")
@@ -21,7 +22,8 @@ class Number(Reward):
 
     The text searched is the last ``<answer>`` tag pair, the last ``\boxed{}`` or the whole response (`extract`); of
     several numbers in it the last counts ("3 + 4 = 7" says 7). Read are signs, thousands commas, decimals, ``3/4``,
-    ``2 1/2``, ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}`` and percents. A decimal comma is not read.
+    ``2 1/2``, ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}`` and percents, and an answer that is nothing but a
+    number in English words ("twenty-one"). A decimal comma is not read.
 
     Equal means ``|x - y| <= max(abs_tol, rel_tol * |y|)`` with the reference y, in exact fractions: with both
     tolerances 0 (the default) "0.5", "1/2" and "50%" are equal, "0.333" and "1/3" are not. ChartQA's relaxed accuracy
@@ -46,12 +48,16 @@ class Number(Reward):
         right = references(item, self.answers_key, self.tag)
         if not right:
             return None
-        targets = [last_number(text, self.percent) for text in right]
+        targets = [self._number(text) for text in right]
         if None in targets:
             raise ValueError(f"reference answer {right[targets.index(None)]!r} has no number in it")
         found = answer_in(item.response, self.extract, self.tag)
-        value = None if found is None else last_number(found, self.percent)
+        value = None if found is None else self._number(found)
         return float(value is not None and any(self._equal(value, y) for y in targets if y is not None))
+
+    def _number(self, text: str) -> Fraction | None:
+        words = spelled(normalise(text))
+        return last_number(text, self.percent) if words is None else Fraction(words)
 
     def _equal(self, value: Fraction, target: Fraction) -> bool:
         return abs(value - target) <= max(Fraction(self.abs_tol), Fraction(self.rel_tol) * abs(target))

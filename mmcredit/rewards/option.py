@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pydantic import Field
 
-from mmcredit.answers.extract import Extraction, normalise, option_letter
+from mmcredit.answers.extract import Extraction, normalise
 from mmcredit.answers.item import RewardItem
+from mmcredit.answers.option import option_letter
 from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
@@ -18,15 +20,19 @@ class Option(Reward):
     r"""1 if the response decides for the option of the reference, else 0.
 
     The text searched is the last ``<answer>`` tag pair, the last ``\boxed{}`` or the whole response (`extract`). In
-    it, in this order: the whole text is one option ("B", "(b)", "B. red", ``\text{B}``); the last statement ("the
-    answer is (B)", "Answer: B", "option B", "choose B"); the only letter in brackets; the only capital standing alone.
-    The article "A" before a word is no option. A text that names several options without deciding ("A or B", "A, B, C,
-    D") earns 0.
+    it, in this order: the whole text or its last line is one option ("B", "(b)", ``\text{B}``); the last statement
+    ("the answer is (B)", "Answer: B", "I choose B", "B is correct", "so B."; a label at the front, "B. red"); the only
+    one called "option B"; the only letter in brackets; the only capital standing alone. The article "A" before a word
+    is no option, and neither is what the text denies ("not B", "option B is wrong"). A text that names several options
+    without deciding ("A or B", "A, B, C, D") earns 0.
 
-    If ``meta[choices_key]`` lists the choices, a text that is one of them counts as its letter (compared like
-    `exact_answer` does); this is looked at first, since a choice may read "Vitamin C". The list also limits which
-    letters exist. The reference is a letter in any of these forms or the text of a choice; one that is neither is an
-    error. Further right ones may stand in ``meta[answers_key]``; a sample without a reference is not applicable.
+    If ``meta[choices_key]`` lists the choices, a text that is one of them counts as its letter: as text (compared like
+    `exact_answer` does; looked at first, since a choice may read "Vitamin C"), as a value (like `math`: "3.0" is the
+    choice 3, "30 degrees" 30°), and, where no letter is found, as the only choice that a text of up to twelve words
+    names ("the green one"). A choice that is itself a letter of the options ("D") is taken as the letter. The list also
+    limits which letters exist. The reference is a letter in any of these forms, the text or the value of a choice; one
+    that is neither is an error. Further right ones may stand in ``meta[answers_key]``; a sample without a reference is
+    not applicable.
     """
 
     extract: Extraction = Field("tag", description="where the answer stands: tag, boxed or whole")
@@ -53,11 +59,63 @@ class Option(Reward):
                 f"reference answer {accepted[right.index(None)]!r} names none of the options {self.letters}"
             )
         found = answer_in(item.response, self.extract, self.tag)
-        return float(found is not None and self._letter(found, choices) in right)
+        if found is None:
+            return 0.0
+        return float((self._letter(found, choices) or self._named(found, choices)) in right)
 
     def _letter(self, text: str, choices: Sequence[object]) -> str | None:
-        texts = [normalise(str(choice)) for choice in choices]
+        letters = self.letters[: len(choices)] or self.letters
         plain = normalise(text)
-        if len(plain) > 1 and texts.count(plain) == 1:
-            return self.letters[texts.index(plain)]
-        return option_letter(text, self.letters[: len(choices)] or self.letters)
+        if plain.upper() not in letters:
+            places = [i for i, choice in enumerate(choices) if normalise(str(choice)) == plain]
+            if not places and len(text) <= _VALUE:
+                places = [i for i, choice in enumerate(choices) if _valued(str(choice)) and _same(text, str(choice))]
+            if len(places) == 1:
+                return self.letters[places[0]]
+        return option_letter(text, letters)
+
+    def _named(self, text: str, choices: Sequence[object]) -> str | None:
+        """The only choice whose words stand in a short text that denies nothing."""
+        words = normalise(text)
+        if len(words.split()) > 12:
+            return None
+        texts = [normalise(str(choice)) for choice in choices]
+        for i, choice in enumerate(texts):  # "No, it is not"
+            if choice and re.match(rf"{re.escape(choice)}\s*[,.;:!]", words) and not _others(words, texts, i):
+                return self.letters[i]
+        if _DENIES.search(words):
+            return None
+        named = [i for i, choice in enumerate(texts) if _stands(choice, words) and not _longer(choice, words, texts)]
+        return self.letters[named[0]] if len(named) == 1 else None
+
+
+_VALUE = 80  # characters of an answer that is one value
+_DENIES = re.compile(r"\b(?:not|no|never|neither|nor|without|cannot|except|\w+n't|or)\b")
+
+
+def _valued(choice: str) -> bool:
+    return any(c.isdigit() for c in choice) and len(choice) <= _VALUE
+
+
+def _same(text: str, choice: str) -> bool:
+    from mmcredit.rewards.equality.compare import equal  # configs are checked without mpmath
+
+    return equal(text, choice)
+
+
+def _stands(choice: str, words: str) -> bool:
+    """Whether a choice of more than one letter or digit stands in a text as whole words."""
+    return len(choice) > 1 and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", words) is not None
+
+
+def _longer(choice: str, words: str, texts: Sequence[str]) -> bool:
+    """Whether a choice is only seen inside of another one that stands there: "green" in "light green"."""
+    rest = words
+    for other in texts:
+        if len(other) > len(choice) and choice in other:
+            rest = rest.replace(other, " ")
+    return rest != words and not _stands(choice, rest)
+
+
+def _others(words: str, texts: Sequence[str], chosen: int) -> bool:
+    return any(i != chosen and _stands(text, words) and text not in texts[chosen] for i, text in enumerate(texts))

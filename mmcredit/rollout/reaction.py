@@ -1,7 +1,8 @@
 """What may be put into a response while it is sampled: the protocol between an engine and who reacts to tokens.
 
 An engine that serves it (`takes_reactions`) stops a response behind a token of `stops`, hands it over, and goes on in
-the same turn with what comes back, on the keys and values that it has: nothing that was read is read again.
+the same turn with what comes back, on the keys and values that it has (`hf`: nothing that was read is read again;
+`vllm`: as far as its prefix cache reaches).
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from mmcredit.policy.prompt import Prompt
     from mmcredit.rollouts import Inserted
+
+# Promises are redeemed when this many responses wait for each one that goes on: a long one does not hold up all others,
+# and most of a batch has been sampled while they were kept.
+STRAGGLERS = 3
 
 
 @dataclass(frozen=True)

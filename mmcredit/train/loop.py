@@ -128,7 +128,7 @@ class Trainer:
             while self.step < config.run.steps:
                 self._one_step(self.step)
                 self.step += 1
-                every = config.evaluate.every
+                every = config.evaluate.interval(config.run.steps)
                 if self.held_out and every and self.step % every == 0 and self.step < config.run.steps:
                     self.stage.ahead.land()  # the engine is about to be given weights
                     self.held_out(self.step)
@@ -205,6 +205,7 @@ class Trainer:
                 rollouts, credit, logprobs, batch.samples, batch.texts, parts.policy.tokenizer,
                 self.records.media, config.data.media, config.log.samples_groups, self.stage.verdicts,
                 batch.prompts, None if parts.policy.processor is None else parts.views.pixels,
+                parts.strategies,
             )  # fmt: skip
             self.records.samples.write(step, rows)
         if self.world.writes and config.log.rollouts_every and step % config.log.rollouts_every == 0:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -136,17 +137,20 @@ class Verifying:
 
     def ask(self, rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> None:
         """Have responses with rewards verified; returns at once. `samples` by `rollouts.group`, `texts` by row."""
-        if not self._desks:
-            return
-        items, unequal = _items(rollouts, samples, texts), _unequal(rollouts)
+        if self._desks:
+            self._ask(_items(rollouts, samples, texts), _unequal(rollouts))
+
+    def _ask(self, items: Sequence[VerifyItem], unequal: Sequence[bool]) -> None:
         for desk in self._desks:
             every = desk.verifier.groups == "all"
             desk.ask(item for item, differs in zip(items, unequal, strict=True) if every or differs)
 
     def collect(self, rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> Verified:
         """Verdicts and signals of a batch; waits for what is not answered yet, and asks what was not asked."""
-        self.ask(rollouts, samples, texts)
+        if not self._desks:
+            return Verified({}, {}, {}, {}, [])
         items, unequal = _items(rollouts, samples, texts), _unequal(rollouts)
+        self._ask(items, unequal)
         out = Verified({}, {}, {}, {}, [])
         for desk in self._desks:
             desk.wait()
@@ -169,16 +173,20 @@ class Verifying:
 
 
 def _items(rollouts: Rollouts, samples: Sequence[Sample], texts: Sequence[str]) -> list[VerifyItem]:
-    tokens, valid, mask = rollouts.tokens.cpu(), rollouts.valid.cpu(), rollouts.mask.cpu()
+    # Plain lists: indexing a tensor row by row takes longer than an oracle takes to answer.
+    tokens, valid, mask = rollouts.tokens.tolist(), rollouts.valid.tolist(), rollouts.mask.tolist()
     groups, rewards, truncated = rollouts.group.tolist(), rollouts.rewards.tolist(), rollouts.truncated.tolist()
-    items = []
-    for row, group in enumerate(groups):
-        keep = valid[row]
-        ids, sampled = tokens[row][keep].tolist(), mask[row][keep].tolist()
-        items.append(
-            VerifyItem(samples[group], texts[row], tuple(ids), tuple(sampled), rewards[row], bool(truncated[row]))
+    return [
+        VerifyItem(
+            samples[group],
+            texts[row],
+            tuple(compress(tokens[row], valid[row])),
+            tuple(compress(mask[row], valid[row])),
+            rewards[row],
+            bool(truncated[row]),
         )
-    return items
+        for row, group in enumerate(groups)
+    ]
 
 
 def _unequal(rollouts: Rollouts) -> list[bool]:

@@ -139,12 +139,16 @@ class Verifier(Component):
         Ranges are clamped to the response; padding is never marked. No verdict is no mark.
         """
         flagged = torch.zeros(rollouts.tokens.shape, dtype=torch.bool)
-        valid = rollouts.valid.cpu()
+        valid = rollouts.valid.tolist()
+        rows: list[int] = []
+        columns: list[int] = []
         for row, verdict in enumerate(verdicts):
             if not verdict.spans:
                 continue
-            places = valid[row].nonzero()[:, 0]
+            places = [column for column, there in enumerate(valid[row]) if there]
             for span in verdict.spans:
                 for start, end in span.tokens:
-                    flagged[row, places[max(0, start) : max(0, end)]] = True
+                    columns += places[max(0, start) : max(0, end)]
+            rows += [row] * (len(columns) - len(rows))
+        flagged[rows, columns] = True
         return {"hallucinated": flagged.to(rollouts.tokens.device)}

@@ -26,10 +26,11 @@ from prm.evaluate import exchanged, judge, measures
 from prm.local import LocalVerifier
 from prm.oracles import easy_vqa_facts
 from prm.parse import Verification
+from prm.ticker import Ticker
 from prm.train.annotate import Example, annotate, ideal_and_edits, roll_out
 from prm.train.edits import EASY_VQA, SCENES
 from prm.train.filters import balanced, keep_sound
-from prm.train.sft import SFTConfig, prepare, train
+from prm.train.sft import SFTConfig, prepare, steps_of, train
 from prm.verifier import Query, ScriptedVerifier
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from prm.verifier import Verifier
 
 console = Console()
+TRAIN, TEST = "train.jsonl", "test.jsonl"
 
 
 class DataBlock(BaseModel):
@@ -90,20 +92,27 @@ def run(options: Namespace) -> int:
     context = RunContext(policy.tokenizer, config.output, config.seed, MediaLimits())
     annotator = build("verifier", config.annotator).backend(context)  # type: ignore[attr-defined]
     forbidden = {content_key(image) for sample in test_samples for image in sample.media}
-    console.print("annotating the responses", highlight=False)
+    console.print("writing responses and annotating them", highlight=False)
     examples, dropped = _examples(config, train_samples, writer, annotator, forbidden)
     tests, _ = _examples(config, test_samples, writer, annotator, ())
-    save_spans(as_span_samples(tests), config.output / "test.jsonl")
+    # The answers of an annotator may be dear; they are also what RL on the verifier is trained on.
+    save_spans(as_span_samples(examples), config.output / TRAIN)
+    save_spans(as_span_samples(tests), config.output / TEST)
+    if options.data_only:
+        console.print(f"{len(examples)} examples, dropped {dict(dropped)}; {len(tests)} to test on", highlight=False)
+        console.print(f"annotated responses: {config.output / TRAIN}", highlight=False, soft_wrap=True)
+        return 0
     taught, refused = prepare(examples, policy, config.layout, config.longest)
     dropped.update({name: count for name, count in refused.items() if count})
     console.print(f"{len(taught)} examples, dropped {dict(dropped)}; {len(tests)} to test on", highlight=False)
-    log = (config.output / "loss.jsonl").open("w", encoding="utf-8")
+    ticker = Ticker(console, "step", steps_of(len(taught), config.sft))
+    with (config.output / "loss.jsonl").open("w", encoding="utf-8") as log:
 
-    def tell(step: int, loss: float) -> None:
-        log.write(json.dumps({"step": step, "loss": loss}) + "\n")
-        log.flush()
+        def tell(step: int, loss: float) -> None:
+            log.write(json.dumps({"step": step, "loss": loss}) + "\n")
+            log.flush()
+            ticker(1, f"loss {loss:.4f}")
 
-    with log:
         losses = train(taught, policy, config.sft, config.seed, tell)
     policy.save(config.output)
     results = _test(config, policy, tests)
@@ -164,7 +173,9 @@ def _examples(
     if data.rollouts:
         engine = build("engine", "hf").open(writer)  # type: ignore[attr-defined]
         sampling = Sampling(temperature=data.temperature, max_new_tokens=data.max_new_tokens)
-        queries += [(q, "rollout") for q in roll_out(samples, writer, engine, data.rollouts, sampling, config.seed)]
+        ticker = Ticker(console, "responses", len(samples) * data.rollouts)
+        written = roll_out(samples, writer, engine, data.rollouts, sampling, config.seed, ticker)
+        queries += [(query, "rollout") for query in written]
     if config.ideal is not None:
         make, kinds = IDEAL[config.ideal]
         queries += ideal_and_edits(samples, make, kinds, data.edits, config.seed)

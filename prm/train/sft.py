@@ -68,8 +68,7 @@ def train(
     """
     if not taught:
         raise ValueError("there is no example to train on")
-    per_epoch = math.ceil(len(taught) / config.batch)
-    total = min(config.epochs * per_epoch, config.steps or 10**9)
+    total = steps_of(len(taught), config)
     block = OptimizerBlock(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -91,6 +90,11 @@ def train(
         if tell is not None:
             tell(step, loss)
     return losses
+
+
+def steps_of(examples: int, config: SFTConfig) -> int:
+    """Optimizer steps of a training on that many examples."""
+    return min(config.epochs * math.ceil(examples / config.batch), config.steps or 10**9)
 
 
 def _batches(taught: Sequence[Taught], config: SFTConfig, seed: int) -> Iterator[list[Taught]]:

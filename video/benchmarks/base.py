@@ -6,24 +6,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from mmcredit.answers.extract import option_letter
+from mmcredit.answers.option import option_letter
 from mmcredit.components import nearest
-from mmcredit.data.columns import plain
+from mmcredit.data.benchmarks.split import SplitSamples
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits
-from mmcredit.data.sample import Media, Sample
-from mmcredit.data.templates import render
+from mmcredit.data.sample import Media
 from mmcredit.data.values import to_media
 from mmcredit.evaluate.benchmarks.base import Benchmark, without_thinking
 from video.rewards import answer_of
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from mmcredit.data.benchmarks.item import Item
 
 VIDEO_SUFFIXES = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -110,102 +107,28 @@ def letter_of(response: str, letters: str) -> str | None:
     return option_letter(without_thinking(response) if said is None else said, letters)
 
 
-class VideoSamples(Sequence[Sample]):
+class VideoSamples(SplitSamples):
     """The samples of a video benchmark. Whether a video is there is seen when its sample is asked for."""
 
     def __init__(
-        self,
-        benchmark: VideoBenchmark,
-        questions: Sequence[Question],
-        base: Path,
-        limits: MediaLimits,
-        indices: Sequence[int] | None = None,
-        system: str | None = None,
-        template: Template | None = None,
+        self, benchmark: VideoBenchmark, questions: Sequence[Question], base: Path, limits: MediaLimits
     ) -> None:
-        self._benchmark, self._questions, self._base, self._limits = benchmark, questions, base, limits
-        self._indices = list(range(len(questions)) if indices is None else indices)
-        self._system, self._template = system, template
+        super().__init__(benchmark, [question.item for question in questions], limits)
+        self._videos, self._questions, self._base = benchmark.videos, questions, base
 
-    def __len__(self) -> int:
-        return len(self._indices)
+    def _place(self, number: int) -> str:
+        return self._questions[number].place
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def _content(self, text: str, media: Sequence[Media]) -> list[dict[str, str]]:
+        return [{"type": "video"}, {"type": "text", "text": text}]
 
-    @overload
-    def __getitem__(self, index: slice) -> VideoSamples: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | VideoSamples:
-        if isinstance(index, slice):
-            return self.selected(self._indices[index])
-        question = self._questions[self._indices[index]]
-        meta = self.meta(index)
-        text = self._benchmark.prompt(question.item)
-        if self._template is not None:
-            text = render(self._template, text, meta)
-        system = [] if self._system is None else [{"role": "system", "content": self._system}]
-        return Sample(
-            id=self.id(index),
-            messages=(*system, {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}),
-            media=(self._video(question, self.name(index)),),
-            answer=self._benchmark.reference(question.item.answer, question.item.letter),
-            meta=meta,
-            place=question.place,
-        )
-
-    def selected(self, rows: Sequence[int]) -> VideoSamples:
-        """The samples of these rows of the split."""
-        return VideoSamples(
-            *(self._benchmark, self._questions, self._base, self._limits, list(rows), self._system, self._template)
-        )
-
-    def wrapped(self, system: str | None, template: Template | None) -> VideoSamples:
-        """The same samples under a system prompt, with a template around the text of the user's turn."""
-        return VideoSamples(
-            *(self._benchmark, self._questions, self._base, self._limits, self._indices, system, template)
-        )
-
-    def rows(self) -> list[int]:
-        """Numbers of the rows in the split."""
-        return list(self._indices)
-
-    def id(self, index: int) -> str:
-        """The id of a sample: benchmark/split/its own id."""
-        benchmark = self._benchmark
-        return f"{benchmark.name}/{benchmark.split}/{self._questions[self._indices[index]].item.id}"
-
-    def name(self, index: int) -> str:
-        """What messages call a sample."""
-        return f"{self.id(index)} ({self._questions[self._indices[index]].place})"
-
-    def item(self, index: int) -> Item:
-        """The row of a sample in the common form."""
-        return self._questions[self._indices[index]].item
-
-    def meta(self, index: int) -> dict[str, Any]:
-        """The meta of a sample; its video is not looked at."""
-        item = self.item(index)
-        found: dict[str, Any] = {
-            **{key: plain(value) for key, value in item.meta.items()},
-            "benchmark": self._benchmark.name,
-            "split": self._benchmark.split,
-            "question": item.question,
-            "answer": item.answer,
-            "answer_type": item.answer_type,
-            "letter": item.letter,
-        }
-        if item.choices is not None:
-            found["choices"] = list(item.choices)
-        if item.flags:
-            found["flags"] = list(item.flags)
-        return found
+    def _media(self, number: int) -> list[Media]:
+        return [self._video(self._questions[number], self._name(number))]
 
     def _video(self, question: Question, sample: str) -> Media:
         root = self._limits.root
         assert root is not None
-        chosen = self._benchmark.videos
-        folders = (chosen,) if chosen is not None else VIDEO_FOLDERS
+        folders = (self._videos,) if self._videos is not None else VIDEO_FOLDERS
         for base in dict.fromkeys((self._base, root)):
             for folder in folders:
                 for suffix in VIDEO_SUFFIXES:

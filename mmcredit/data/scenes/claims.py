@@ -152,6 +152,24 @@ def check(claim: Claim, scene: Scene) -> Verdict:
     return _of_all(_check_thing(claim, thing) for thing in subject.things(scene))
 
 
+def slots(claim: Claim) -> list[tuple[str, int, int]]:
+    """What can be exchanged in a claim, in order: (name, start, end) in the claim's text.
+
+    Names: size, color, shape, label of the subject, the same with "other " before them, value, place.
+    """
+    pattern = next(p for kind, p in _COMPILED if kind == claim.kind and p.fullmatch(claim.text))
+    match = pattern.fullmatch(claim.text)
+    assert match is not None
+    found = []
+    for group in match.groupdict():
+        if match.group(group):
+            name = group.rstrip("2")
+            if name not in ("value", "place"):
+                name = ("other " if name.endswith("b") else "") + name[:-1]
+            found.append((name, *match.span(group)))
+    return sorted(found, key=lambda slot: slot[1])
+
+
 def _check_number(claim: Claim, scene: Scene) -> Verdict:
     """How many fit, for certain and at most, against how many are claimed."""
     subject = claim.subject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmcredit.components import Component
@@ -122,6 +122,19 @@ class Run(Protocol):
     train: Any
 
 
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a video that a response asks for, or that it should: drawn in the report."""
+
+    name: str  # asked, gold, ...
+    start: float  # seconds
+    end: float
+    rate: float | None = None  # frames a second
+    status: str = ""  # what became of it
+    at: int = -1  # first of the response's tokens that ask for it; -1: none do
+    count: int = 0  # of these tokens
+
+
 class Strategy(Component):
     """A layer around sampling. The first of the config's list is the outermost, plain sampling the innermost.
 
@@ -150,6 +163,12 @@ class Strategy(Component):
         """What inserts into the responses to a sample, inside the block: held-out answers are sampled with it, too.
         None: nothing does."""
         return None
+
+    def windows(
+        self, rollouts: Rollouts, row: int, sample: Sample, decode: Callable[[Sequence[int]], str]
+    ) -> Sequence[Window]:
+        """What a response asks of the sample's video and what it should, for the table of samples."""
+        return ()
 
     def observe(self, rollouts: Rollouts, stage: Stage) -> None:
         """Told the scored batch (with the signals of `needs()`), before the update."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from mmcredit.answers.extract import last_boxed, option_letter
+from mmcredit.answers.extract import last_boxed
+from mmcredit.answers.option import option_letter
 from mmcredit.components import register
 from mmcredit.data.benchmarks.item import Item
 from mmcredit.data.benchmarks.layout import Column, Format, Split

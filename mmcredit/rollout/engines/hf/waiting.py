@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +17,8 @@ from torch.nn.functional import pad
 
 from mmcredit.rollout.engines.hf.loop import Finished, Rows
 from mmcredit.rollout.engines.hf.prefill import Prefilled
-from mmcredit.rollout.reaction import Promised, Reply, Said
-from mmcredit.rollouts import Inserted
+from mmcredit.rollout.history import History
+from mmcredit.rollout.reaction import STRAGGLERS, Promised, Reply, Said
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,22 +28,6 @@ if TYPE_CHECKING:
     from mmcredit.rollout.engine import Request
     from mmcredit.rollout.engines.hf.cache import Block, SharedPromptCache
     from mmcredit.rollout.engines.hf.decoder import Decoder
-
-
-# A batch ends when this many responses wait for each one that goes on: a long one does not hold up all others, and most
-# of a batch has been sampled while windows were read.
-STRAGGLERS = 3
-
-
-@dataclass
-class History:
-    """What a response has said before the present batch, and what was put into it."""
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    inserted: list[Inserted] = field(default_factory=list)
-    notes: dict[str, float] = field(default_factory=dict)
-    room: int = 0  # tokens that may still be inserted
 
 
 @dataclass
@@ -145,8 +129,7 @@ class Reactions:
         for row, (one, place) in enumerate(zip(own, staying.tolist(), strict=True)):
             one.held = block, row
             history, length = self.history(one.response), int(lengths[place])
-            history.tokens += rows.tokens[:length, place].tolist()
-            history.logprobs += rows.logprobs[:length, place].tolist()
+            history.say(rows.tokens[:length, place].tolist(), rows.logprobs[:length, place].tolist())
         self.waiting += own
         return leaving[~torch.tensor(waits, dtype=torch.bool)]
 
@@ -187,16 +170,7 @@ class Reactions:
         return self._read(decoder, cache, going, batch_tokens), self._rows(going)
 
     def _insert(self, one: Waiting, history: History, piece: Prompt) -> None:
-        name = self.requests[self.order[one.response][0]].prompt.sample_id
-        if not 0 < len(piece) <= history.room:
-            raise ValueError(
-                f"sample {name}: {len(piece)} tokens are to be inserted where there is room for {history.room}; raise "
-                "the limit of inserted tokens of the reaction"
-            )
-        history.inserted.append(Inserted(len(history.tokens), piece))
-        history.room -= len(piece)
-        history.tokens += piece.tokens.tolist()
-        history.logprobs += [0.0] * len(piece)
+        history.give(piece, self.requests[self.order[one.response][0]].prompt.sample_id)
         one.prefix = [*one.prefix, *piece.tokens.tolist()]
         self.counts["insertions"] += 1
         self.counts["inserted_tokens"] += len(piece)

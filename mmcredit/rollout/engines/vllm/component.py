@@ -23,17 +23,27 @@ class VLLM(Settings):
     strings, withheld end tokens and the temperatures of `adaptive_temperature` mean what they mean there.
 
     A prompt goes in as token ids with one placeholder per image, and its images as pictures; that vLLM expands them to
-    the ids that the trainer scores is checked for every prompt. After an update the weights are loaded anew, a LoRA
-    adapter merged into them on the way, names checked against the model's, and vLLM's three caches (multi-modal,
-    encoder, prefix) are emptied; then log-probs of a few tokens must agree with the trainer's.
+    the ids that the trainer scores is checked for every prompt. Prompts with videos, and responses that are given
+    something in their middle (strategy `retrieval`), go in as the trainer's own ids and pixels (Qwen-VL families); such
+    a response is stopped and sent again, and the prefix cache holds what was read.
+
+    After an update the weights are loaded anew, a LoRA adapter merged into them on the way, names checked against the
+    model's, and vLLM's three caches (multi-modal, encoder, prefix) are emptied; then log-probs of a few tokens must
+    agree with the trainer's.
 
     Cost: a second copy of the weights, and what `memory` gives to keys and values.
     """
 
+    takes_reactions: ClassVar[bool] = True  # a response is stopped, and sent again with what it is given behind it
     takes_hook: ClassVar[bool] = True  # temperatures by entropy are applied by our logits processor
 
     def open(self, policy: Policy) -> VLLMEngine:
         """An engine with a copy of this policy's weights. Raises ValueError if vLLM is not installed."""
+        if policy.encoder.shrink is not None:
+            raise ValueError(
+                f"{policy.config.path} pools its visual tokens (model.visual_tokens), which vLLM cannot: it would "
+                "sample from another model; set rollout.engine to hf"
+            )
         from mmcredit.rollout.engines.vllm.engine import VLLMEngine  # configs are checked without torch
 
         return VLLMEngine(policy, self)

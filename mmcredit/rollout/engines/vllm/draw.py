@@ -51,9 +51,10 @@ class Draw:
             adapted = EntropyTemperature(**adapted | {"scale": EntropyScale(**adapted["scale"])})
         return cls(Sampling(**plain["sampling"]), tuple(plain["suppressed"]), tuple(plain["end_ids"]), adapted)
 
-    def arguments(self, seed: int, limit: int, prefix: int) -> dict[str, Any]:
-        """`extra_args` of one response: `prefix` of its prompt's last ids belong to the response's text."""
-        return {KEY: {"draw": self.text(), "seed": str(seed), "limit": limit, "prefix": prefix}}
+    def arguments(self, seed: int, limit: int, prefix: int, drawn: int = 0) -> dict[str, Any]:
+        """`extra_args` of one response: `prefix` of its prompt's last ids belong to the response's text, and `drawn`
+        tokens of it were sampled by earlier requests."""
+        return {KEY: {"draw": self.text(), "seed": str(seed), "limit": limit, "prefix": prefix, "drawn": drawn}}
 
 
 @dataclass
@@ -89,7 +90,8 @@ class SeededDraw(LogitsProcessor):
                 continue
             count = given["prefix"]
             prefix = list(prompt[-count:]) if count and prompt is not None else []
-            uniforms = row_uniforms([int(given["seed"])], given["limit"] + 1)[:, 0]
+            drawn = given["drawn"]
+            uniforms = row_uniforms([int(given["seed"])], drawn + given["limit"] + 1)[drawn:, 0]
             self.rows[index] = _Row(given["draw"], uniforms, prefix, said)
         for first, second, direction in batch_update.moved:
             a, b = self.rows.pop(first, None), self.rows.pop(second, None)

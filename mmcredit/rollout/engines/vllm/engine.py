@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -34,7 +34,11 @@ class VLLMEngine:
         self.policy = policy
         self.config = config
         self.hook: TemperatureHook | None = None
-        self.counts = {"requests": 0, "prompt_tokens": 0, "syncs": 0, "synced_bytes": 0}
+        # Requests sent to vLLM, a response that is given something making several; `cached_tokens` of those: what its
+        # prefix cache knew.
+        names = ("requests", "syncs", "synced_bytes", "insertions", "inserted_tokens", "cached_tokens")
+        self.counts = dict.fromkeys(names, 0)
+        self.waited = 0.0  # seconds in which nothing was sampled, for what reactions had promised
         self.pictures: Callable[[Prompt], list[Any]] = self._load_pictures
         self.probe = Probe(policy, self._sample) if config.probe else None
         self._asleep = False
@@ -66,8 +70,10 @@ class VLLMEngine:
     ) -> list[Response]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
 
         from mmcredit.rollout.engines.vllm.draw import Draw
+        from mmcredit.rollout.engines.vllm.insertion import Insertions
 
         sampling = with_stops(sampling, self.policy.stop_strings)
         if any(not s for s in sampling.stop):
@@ -76,39 +82,46 @@ class VLLMEngine:
         if sampling.stop and not end_ids:
             raise ValueError("stop strings need a model with an end token; give one in rollout.sampling.stop_token_ids")
         draw = Draw(sampling, self.policy.suppressed_ids, end_ids, self._adapted())
-        prompts, parameters, places = [], [], []
+
+        def parameters(seed: int, limit: int, prefix: int, drawn: int = 0, stops: Sequence[int] = ()) -> Any:
+            if not 0 <= seed < 2**128:
+                raise ValueError(f"a sampling seed must lie in [0, 2**128), got {seed}")
+            return SamplingParams(
+                temperature=0.0,  # the draw is made by our logits processor
+                max_tokens=limit,
+                logprobs=0,
+                stop_token_ids=[*end_ids, *stops],
+                ignore_eos=True,  # ends are those of `stop_token_ids`
+                detokenize=False,
+                extra_args=draw.arguments(seed, limit, prefix, drawn),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+
+        for request in requests:
+            self._check(request, sampling)
+        if not any(request.seeds for request in requests):
+            return []
+        self._wake()
+        if any(request.reaction is not None or self._tensors_only(request.prompt) for request in requests):
+            return Insertions(self, sampling, end_ids, parameters)(requests, progress)
+        prompts, given, places = [], [], []
         pictures: dict[int, list[Any]] = {}
         for i, request in enumerate(requests):
-            self._check(request, sampling)
             limit = request.new_tokens(sampling.max_new_tokens)
             shown = self._shown(request.prompt, pictures)
             prefix = [int(t) for t in request.prefix]
             for member, seed in enumerate(request.seeds):
-                if not 0 <= int(seed) < 2**128:
-                    raise ValueError(f"a sampling seed must lie in [0, 2**128), got {seed}")
                 prompts.append(TokensPrompt(**{**shown, "prompt_token_ids": [*shown["prompt_token_ids"], *prefix]}))
-                parameters.append(
-                    SamplingParams(
-                        temperature=0.0,  # the draw is made by our logits processor
-                        max_tokens=limit,
-                        logprobs=0,
-                        stop_token_ids=list(end_ids),
-                        ignore_eos=True,  # ends are those of `stop_token_ids`
-                        detokenize=False,
-                        extra_args=draw.arguments(int(seed), limit, len(prefix)),
-                    )
-                )
+                given.append(parameters(int(seed), limit, len(prefix)))
                 places.append((i, member))
-        if not prompts:
-            return []
-        self._wake()
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=_bar(progress))
+        outputs = self._llm.generate(prompts, given, use_tqdm=_bar(progress))
         self.counts["requests"] += len(outputs)
-        strings = self._stop_strings(sampling.stop)
-        return [
-            self._response(requests[i], member, output, sampling, strings)
-            for (i, member), output in zip(places, outputs, strict=True)
-        ]
+        found = []
+        for (i, member), output in zip(places, outputs, strict=True):
+            request = requests[i]
+            tokens, logprobs, end = self.said(request.prompt, request.prefix, output, sampling)
+            found.append(Response(request.tag, member, tokens, logprobs, "length" if end == "length" else "stop"))
+        return found
 
     def sync(self) -> None:
         """Take over the policy's present weights, and forget all that the old ones computed."""
@@ -133,6 +146,11 @@ class VLLMEngine:
         self._llm.llm_engine.reset_encoder_cache()
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache: requests of an earlier call still run")
+
+    @property
+    def llm_engine(self) -> Any:
+        """vLLM's own engine, request by request."""
+        return self._llm.llm_engine
 
     def report(self) -> tuple[dict[str, float], list[str]]:
         """What the probe found since the last call; nothing to say in words."""
@@ -171,18 +189,28 @@ class VLLMEngine:
         prompt, new_tokens = request.prompt, request.new_tokens(sampling.max_new_tokens)
         if new_tokens < 1:
             raise ValueError(f"sample {prompt.sample_id}: a request's limit must be at least 1, got {request.limit}")
-        if request.reaction is not None:
-            raise ValueError("engine 'vllm' inserts nothing into responses; use rollout.engine=hf")
+        if request.reaction is not None and sampling.min_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {sampling.min_new_tokens}, but a response that is stopped for insertions would "
+                "count it anew; set rollout.sampling.min_new_tokens to 0"
+            )
         if not len(prompt):
             raise ValueError(f"sample {prompt.sample_id}: the prompt is empty")
         longest = self._llm.llm_engine.model_config.max_model_len
-        total = len(prompt) + len(request.prefix) + new_tokens
+        total = len(prompt) + len(request.prefix) + new_tokens + request.room
         if total > longest:
+            inserted = f" + inserted tokens {request.room}" if request.room else ""
+            remedy = "lower max_new_tokens or the prompt limit" + (", or what may be inserted" if request.room else "")
             raise ValueError(
                 f"sample {prompt.sample_id}: prompt {len(prompt)} + prefix {len(request.prefix)} + max_new_tokens "
-                f"{new_tokens} = {total} exceed the engine's {longest} positions; lower max_new_tokens or the prompt "
-                "limit, or raise rollout.engine.vllm.max_model_len"
+                f"{new_tokens}{inserted} = {total} exceed the engine's {longest} positions; {remedy}, or raise "
+                "rollout.engine.vllm.max_model_len"
             )
+
+    @staticmethod
+    def _tensors_only(prompt: Prompt) -> bool:
+        """Whether vLLM is given the trainer's own pixels: for videos, whose frames were chosen by our reader."""
+        return prompt.sample is not None and any(m.kind == "video" for m in prompt.sample.media)
 
     def _shown(self, prompt: Prompt, pictures: dict[int, list[Any]]) -> dict[str, Any]:
         """What vLLM reads: ids with one placeholder per medium, and the pictures (decoded once per prompt and call)."""
@@ -199,37 +227,35 @@ class VLLMEngine:
 
     def _load_pictures(self, prompt: Prompt) -> list[Any]:
         assert prompt.sample is not None
-        if any(m.kind != "image" for m in prompt.sample.media):
-            raise ValueError(f"sample {prompt.sample_id}: engine 'vllm' takes images only so far; use engine hf")
         return [self.policy.encoder.load_image(m) for m in prompt.sample.media]
 
-    def _response(
-        self, request: Request, member: int, output: Any, sampling: Sampling, strings: StopStrings | None
-    ) -> Response:
-        prompt = request.prompt
-        expected = len(prompt) + len(request.prefix)
+    def said(
+        self, prompt: Prompt, prefix: Sequence[int], output: Any, sampling: Sampling
+    ) -> tuple[list[int], list[float], Literal["token", "string", "length"]]:
+        """Ids and log-probs that a request of vLLM's sampled behind prompt and prefix, and what ended it."""
+        expected = len(prompt) + len(prefix)
         if len(output.prompt_token_ids) != expected:
             raise ValueError(
                 f"sample {prompt.sample_id}: vLLM reads {len(output.prompt_token_ids)} prompt tokens, the trainer "
                 f"{expected}; its image processor differs: compare model.max_pixels with the processor's own limits"
             )
-        said = output.outputs[0]
-        tokens = [int(t) for t in said.token_ids]
-        logprobs = [float(step[token].logprob) for step, token in zip(said.logprobs, tokens, strict=True)]
+        found = output.outputs[0]
+        tokens = [int(t) for t in found.token_ids]
+        logprobs = [float(step[token].logprob) for step, token in zip(found.logprobs, tokens, strict=True)]
         if any(p != p or p == float("-inf") for p in logprobs):
             raise RuntimeError(
                 f"sample {prompt.sample_id}: the model's logits are not finite; the weights or the prompt's features "
                 "hold NaN or infinity"
             )
-        stopped = said.finish_reason == "stop"
+        strings = self._stop_strings(sampling.stop)
         if strings is not None:
             from mmcredit.rollout.engines.vllm.draw import completed
 
-            if len(tokens) > 1 and completed(request.prefix, tokens[:-1], sampling, strings):
-                tokens, logprobs, stopped = tokens[:-1], logprobs[:-1], True  # the end token that we put behind it
-            else:
-                stopped = stopped or completed(request.prefix, tokens, sampling, strings)
-        return Response(request.tag, member, tokens, logprobs, "stop" if stopped else "length")
+            if len(tokens) > 1 and completed(prefix, tokens[:-1], sampling, strings):
+                return tokens[:-1], logprobs[:-1], "string"  # the end token that we put behind it
+            if completed(prefix, tokens, sampling, strings):
+                return tokens, logprobs, "string"
+        return tokens, logprobs, "token" if found.finish_reason == "stop" else "length"
 
     def _stop_strings(self, stop: tuple[str, ...]) -> StopStrings | None:
         if stop != self._strings[0]:

@@ -85,10 +85,10 @@ class SPOTreeSampling(Strategy):
                 f"strategy 'spo_tree': max_leaves {self.max_leaves} is below rollout.prompts {run.rollout.prompts}; "
                 "every tree has a leaf"
             )
-        above = self._segment(sampling.max_new_tokens) * (levels - 1)
+        above = self.segment(sampling.max_new_tokens) * (levels - 1)
         if above >= sampling.max_new_tokens:
             raise ValueError(
-                f"strategy 'spo_tree': {levels - 1} levels of segment_tokens {self._segment(sampling.max_new_tokens)} "
+                f"strategy 'spo_tree': {levels - 1} levels of segment_tokens {self.segment(sampling.max_new_tokens)} "
                 f"fill max_new_tokens {sampling.max_new_tokens}; nothing is left for the last level"
             )
         if max(self.branching) == 1:
@@ -96,7 +96,7 @@ class SPOTreeSampling(Strategy):
 
     def volume(self, inner: Volume, run: Run) -> Volume:
         limit, prompts = run.rollout.sampling.max_new_tokens, run.rollout.prompts
-        segments, leaves, tokens = tree_size(self.branching, limit, self._segment(limit), prompts, self.max_leaves)
+        segments, leaves, tokens = tree_size(self.branching, limit, self.segment(limit), prompts, self.max_leaves)
         shape = "-".join(map(str, self.branching))
         edges = min(self.max_edges or self.edges_per_prompt * prompts, self.max_age * segments)
         line = (
@@ -107,11 +107,12 @@ class SPOTreeSampling(Strategy):
         found = Volume(prompts, prompts, least, segments, tokens, edges, min(edges, prompts * self.max_age), limit)
         return found.noting(line)
 
-    def _segment(self, limit: int) -> int:
+    def segment(self, limit: int) -> int:
+        """Tokens of a segment above the last level, for responses of `limit` tokens."""
         return self.segment_tokens or max(1, limit // len(self.branching))
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
-        segment = self._segment(stage.sampling.max_new_tokens)
+        segment = self.segment(stage.sampling.max_new_tokens)
         nodes, cost = grow(asks, self.branching, segment, self.max_leaves, self.name, stage)
         value(nodes, asks, stage)
         expired = self._buffer.expire(stage.step, self.max_age)
@@ -149,7 +150,7 @@ class SPOTreeSampling(Strategy):
                 "spo_tree: no edge of this step has a signal; one edge of each prompt stands in, without credit"
             )
             pairs = [(asks[number].sample, asks[number].prompt, own[:1]) for number, own in found.items()]
-        return self._batch(pairs, stage)
+        return self.batch(pairs, stage)
 
     def _pairs(
         self, drawn: Mapping[str, list[Edge]], prompts: Mapping[str, Prompt], stage: Stage
@@ -168,7 +169,8 @@ class SPOTreeSampling(Strategy):
             found.append((sample, prompt, own))
         return found
 
-    def _batch(self, pairs: Sequence[tuple[Sample, Prompt, list[Edge]]], stage: Stage) -> Batch:
+    def batch(self, pairs: Sequence[tuple[Sample, Prompt, list[Edge]]], stage: Stage) -> Batch:
+        """Edges of each question as a batch: one row each."""
         samples, prompts = [sample for sample, _, _ in pairs], [prompt for _, prompt, _ in pairs]
         rows = [(prompt, edge) for _, prompt, own in pairs for edge in own]
         requests = [Request(prompt, (0,), edge.context, tag=i) for i, (prompt, edge) in enumerate(rows)]
