@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
@@ -50,16 +50,9 @@ class Turn:
 
     def response(self) -> Response:
         """As the engine returns it."""
-        h, end = self.history, "stop" if self.stopped else "length"
-        return Response(
-            self.request.tag,
-            self.member,
-            h.tokens,
-            h.logprobs,
-            end,
-            dict(h.notes),
-            tuple(h.inserted),  # type: ignore[arg-type]
-        )
+        h = self.history
+        end: Literal["stop", "length"] = "stop" if self.stopped else "length"
+        return Response(self.request.tag, self.member, h.tokens, h.logprobs, end, dict(h.notes), tuple(h.inserted))
 
 
 class Insertions:
