@@ -22,7 +22,7 @@ from prm.parse import Verification
 from prm.spans import words
 from prm.verifier import ScriptedVerifier
 
-console = Console()
+console = Console(markup=False)
 
 
 def run(options: Namespace) -> int:
