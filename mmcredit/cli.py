@@ -46,10 +46,13 @@ def parser(more: bool = True) -> ArgumentParser:
     launch = actions.add_parser(
         "launch",
         help="train on several processes or machines",
-        description="Start `mmcredit train CONFIG` on N processes, a thin layer on torchrun; on several machines run "
-        "it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
+        description="Start `mmcredit train CONFIG` (or sft, dpo) on N processes, a thin layer on torchrun; on several "
+        "machines run it on each. CONFIG needs train.engine=deepspeed, and run.dir on a disk that all machines see.",
     )
     arguments.config(launch)
+    launch.add_argument(
+        "--what", choices=("train", "sft", "dpo"), default="train", help="the command that is run (default train)"
+    )
     launch.add_argument("--processes", type=int, required=True, metavar="N", help="processes on this machine")
     launch.add_argument("--nodes", type=int, default=1, metavar="M", help="machines (default 1)")
     launch.add_argument("--node-rank", type=int, default=0, metavar="I", help="number of this machine, from 0")

@@ -114,8 +114,20 @@ def _print_config(run: Any) -> None:
 
 
 def launch(options: Namespace) -> int:
-    """Start `mmcredit train` on several processes."""
-    run = _load(options)  # a mistake in the config is said once, before anything is started
+    """Start `mmcredit train`, `sft` or `dpo` on several processes."""
+    run: Any  # a mistake in the config is said once, before anything is started
+    if options.what == "train":
+        run = _load(options)
+    else:
+        from mmcredit.preference.config import DPOConfig
+        from mmcredit.supervised.config import SFTConfig, load
+
+        odd = [name for name in ("method", "published", "no_report") if getattr(options, name)]
+        if odd:
+            raise ValueError(f"--{odd[0].replace('_', '-')} belongs to --what train, not to --what {options.what}")
+        for path in options.plugin:
+            components.load_plugin(path)
+        run = load(SFTConfig if options.what == "sft" else DPOConfig, options.config, options.overrides)
     load_now()
     from mmcredit.launch import launch as start
 

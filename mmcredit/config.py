@@ -214,6 +214,11 @@ class RunConfig(Block):
                 f"mmcredit evaluate --decoding {_name(self.rollout.engine)} for answers"
             )
         build("engine", self.rollout.engine)
+        if self.model.visual_tokens is not None and _name(self.rollout.engine) != "hf":
+            raise ValueError(
+                f"model.visual_tokens pools features inside this process, which rollout.engine "
+                f"{_name(self.rollout.engine)!r} cannot: it would sample from another model; set rollout.engine to hf"
+            )
         rewards = build_all("reward", self.rewards)
         parts = part_names(rewards)  # type: ignore[arg-type]
         if self.evaluate.reward is not None and self.evaluate.reward not in parts:

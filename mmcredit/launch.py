@@ -8,14 +8,13 @@ import signal
 import sys
 import uuid
 from argparse import Namespace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mmcredit.config import RunConfig
+from typing import Any
 
 
-def launch(run: RunConfig, options: Namespace) -> int:
-    """Start `mmcredit train` N times through torch's elastic launcher and wait for the end.
+def launch(run: Any, options: Namespace) -> int:
+    """Start a command (`train`, `sft` or `dpo`) N times through torch's elastic launcher and wait for the end.
+
+    `run`: the checked config of the command.
 
     Raises ValueError for settings that do not fit, RuntimeError with the first failure of a process.
     """
@@ -47,14 +46,14 @@ def launch(run: RunConfig, options: Namespace) -> int:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(settings, sys.executable)("-m", "mmcredit.cli", "train", *_words(options))
+        elastic_launch(settings, sys.executable)("-m", "mmcredit.cli", options.what, *_words(options))
     except ChildFailedError as error:
         raise RuntimeError(_first(error)) from None
     return 0
 
 
 def _words(options: Namespace) -> list[str]:
-    """The arguments of `mmcredit train`."""
+    """The arguments of the command."""
     words = [options.config]
     words += ["--method", options.method] if options.method else []
     words += ["--published"] if options.published else []

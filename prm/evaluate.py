@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prm.datasets.base import SpanSample
     from prm.parse import Verification
 
+AT_ONCE = 256  # samples a verifier is asked about in one call: more than an endpoint's requests at a time
 Tokenise = Callable[[str], "Offsets"]
 
 
@@ -46,14 +47,24 @@ class Judged:
         return sum(b - a for a, b in merge(self.predicted)) / length
 
 
-def judge(samples: Sequence[SpanSample], verifier: Verifier, settings: SpanSettings | None = None) -> list[Judged]:
-    """Ask the verifier about every sample, and find what it flags."""
+def judge(
+    samples: Sequence[SpanSample],
+    verifier: Verifier,
+    settings: SpanSettings | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Judged]:
+    """Ask the verifier about every sample, and find what it flags; `progress` is told the samples done."""
     settings = settings or SpanSettings(ladder=INFERENCE)
     queries = [
         Query(s.question, s.response, () if s.image is None else (s.image,), s.meta, s.id) for s in samples
     ]  # fmt: skip
     out = []
-    for sample, said in zip(samples, verifier.verify(queries), strict=True):
+    answers: list[Verification] = []
+    for start in range(0, len(queries), AT_ONCE):
+        answers += verifier.verify(queries[start : start + AT_ONCE])
+        if progress is not None:
+            progress(len(answers) - start)
+    for sample, said in zip(samples, answers, strict=True):
         found = locate(
             said.strings,
             sample.response,

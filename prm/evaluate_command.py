@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mmcredit import components
@@ -20,6 +21,7 @@ from prm.datasets import load
 from prm.evaluate import exchanged, judge, measures
 from prm.parse import Verification
 from prm.spans import words
+from prm.ticker import Ticker
 from prm.verifier import ScriptedVerifier
 
 console = Console(markup=False)
@@ -53,12 +55,13 @@ def run(options: Namespace) -> int:
     context = RunContext(tokenizer, folder, 0, MediaLimits() if root is None else MediaLimits(root=root))
     backend = component.backend(context)
     try:
-        found = judge(samples, backend)
+        ticker = Ticker(console, "verified", len(samples) * (2 if options.exchange else 1))
+        found = judge(samples, backend, progress=ticker)
         results = {component.name: measures(found, tokenise)}
         nothing = ScriptedVerifier(lambda query: Verification())
         results["flags nothing"] = measures(judge(samples, nothing), tokenise)
         if options.exchange:
-            results["exchanged pictures"] = measures(judge(exchanged(samples), backend), tokenise)
+            results["exchanged pictures"] = measures(judge(exchanged(samples), backend, progress=ticker), tokenise)
     finally:
         backend.close()
     about = {"verifier": component.spec(), "data": options.data, "dropped": dict(loaded.dropped)}
@@ -77,6 +80,13 @@ def run(options: Namespace) -> int:
             }
             file.write(json.dumps(row) + "\n")
     console.print(table(results))
+    broken = [each for each in found if each.said.status == "prm_error"]
+    if broken:
+        said = f"{len(broken)} of {len(found)} responses have no verification, first {broken[0].sample.id}: "
+        said += broken[0].said.error[:300]
+        if len(broken) == len(found):
+            raise ValueError(said)
+        console.print(f"[yellow]{escape(said)}[/yellow]", highlight=False, soft_wrap=True)
     console.print(f"results: {folder}", highlight=False, soft_wrap=True)
     return 0
 

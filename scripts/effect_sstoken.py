@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import shutil
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -23,11 +24,11 @@ from mmcredit.supervised.command import run as fit
 from mmcredit.supervised.config import SFTConfig, load
 
 SELECTIONS = {
-    "all tokens": "null",
-    "sstoken": "{sstoken: {rho: 0.6}}",
-    "rel alone": "{sstoken: {rho: 0.6, token_select: rel}}",
-    "attention alone": "{sstoken: {rho: 0.6, token_select: attn}}",
-    "random": "{sstoken: {rho: 0.6, token_select: random}}",
+    "all tokens": "selection=null",
+    "sstoken": "selection={sstoken: {rho: 0.6}}",
+    "rel alone": "selection={sstoken: {rho: 0.6, token_select: rel}}",
+    "attention alone": "selection={sstoken: {rho: 0.6, token_select: attn}}",
+    "random": "selection={sstoken: {rho: 0.6, token_select: random}}",
 }
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, n - 1 degrees of freedom
 MEASURES = {"loss": "held-out loss, nats per token", "accuracy": "accuracy, greedy"}
@@ -42,45 +43,52 @@ def interval(values: list[float]) -> str:
     return f"{mean:.3f} ± {T95[len(values)] * spread / math.sqrt(len(values)):.3f}"
 
 
-def one(folder: Path, selection: str, seed: int, options: Namespace) -> dict[str, float]:
-    """Train and measure one run."""
+def one(folder: Path, change: str, seed: int, options: Namespace) -> dict[str, float]:
+    """Train and measure one run of `sft_scenes` under a change of its config."""
     shutil.rmtree(folder, ignore_errors=True)
     words = [
-        f"run.dir={folder}", f"run.seed={seed}", "run.threads=1", "log.tensorboard=false", f"selection={selection}",
+        f"run.dir={folder}", f"run.seed={seed}", "run.threads=1", "log.tensorboard=false", *change.split("; "),
         f"train.steps={options.steps}", f"data.train.scenes.size={32 * options.steps}", "evaluate.limit=200",
     ]  # fmt: skip
     fit(load(SFTConfig, "sft_scenes", words), Namespace(resume=False), Console(quiet=True))
     last = json.loads((folder / "held_out.jsonl").read_text().splitlines()[-1])
     config = run_config.load("scenes", None, ["evaluate.limit=300", "evaluate.temperature=0", "run.threads=1"])
     config.model = config.model.at(str(folder / "model"))
+    began = time.process_time()
     found, _ = evaluate_model(config)
+    spent = time.process_time() - began
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return {"loss": last["value"], "accuracy": found.accuracy.value}
+    return {"loss": last["value"], "accuracy": found.accuracy.value, "answer_seconds": spent}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def study(doc: str | None, cases: dict[str, str], measures: dict[str, str], name: str) -> None:
+    """Every case under every seed, and the table."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=Path("runs/effect_sstoken"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--output", type=Path, default=Path(f"runs/effect_{name}"))
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--cases", nargs="+", default=list(cases), choices=list(cases))
+    parser.add_argument("--runs", type=int, default=10**6, help="train so many now; call again for the rest")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    file = options.output / "sstoken.json"
+    file = options.output / f"{name}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for seed in options.seeds:
-        for name, selection in SELECTIONS.items():
-            if str(seed) in results.setdefault(name, {}):
+        for case in options.cases:
+            if not options.runs or str(seed) in results.setdefault(case, {}):
                 continue
-            own = one(options.output / f"{name.replace(' ', '_')}-{seed}", selection, seed, options)
-            results[name][str(seed)] = own
+            options.runs -= 1
+            own = one(options.output / f"{case.replace(' ', '_')}-{seed}", cases[case], seed, options)
+            results[case][str(seed)] = own
             file.write_text(json.dumps(results, indent=1))
-            print(name, seed, own, flush=True)
-    lines = ["| | " + " | ".join(MEASURES.values()) + " |", "|---|" + "---|" * len(MEASURES)]
-    for name, seeds in results.items():
-        lines.append(f"| {name} | " + " | ".join(interval([s[key] for s in seeds.values()]) for key in MEASURES) + " |")
-    (options.output / "sstoken.md").write_text("\n".join(lines) + "\n")
+            print(case, seed, own, flush=True)
+    lines = ["| | " + " | ".join(measures.values()) + " | runs |", "|---|" + "---|" * (len(measures) + 1)]
+    for case, seeds in ((case, own) for case, own in results.items() if own):
+        cells = [interval([s[key] for s in seeds.values()]) for key in measures]
+        lines.append(f"| {case} | " + " | ".join(cells) + f" | {len(seeds)} |")
+    (options.output / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main()
+    study(__doc__, SELECTIONS, MEASURES, "sstoken")

@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup_vllm.sh
 export OMP_NUM_THREADS=1
-exec "${MMCREDIT_VLLM_VENV:-.venv-vllm}/bin/python" -m pytest tests/test_deepspeed.py tests/test_ranks_faults.py tests/test_video_ranks.py "$@"
+exec "${MMCREDIT_VLLM_VENV:-.venv-vllm}/bin/python" -m pytest tests/test_deepspeed.py tests/test_ranks_faults.py tests/test_ranks_launchers.py \
+  tests/test_ranks_probe.py tests/test_video_ranks.py "$@"

@@ -14,9 +14,8 @@ import benchmark_rows as rows
 import pytest
 from benchmark_rows import load, results
 
-from mmcredit.evaluate.benchmarks.judge import Judge, JudgeConfig
 from mmcredit.evaluate.benchmarks.referee import Referee
-from mmcredit.evaluate.benchmarks.steps import Ask
+from mmcredit.judge import Ask, Judge, JudgeConfig
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """`step_wise` with its judge, `pooled` with its units: worked numbers, identities, runs."""
 
+import copy
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,3 +191,82 @@ def test_both_in_runs(tmp_path):
     del plain["rollout"]["strategies"]
     with pytest.raises(ValueError, match="step_judge"):
         config.parse(plain)
+
+
+def test_votes_of_a_judge_behind_an_address(tmp_path):
+    """Real HTTP: m votes a step with seeds of their own, an error of the server, a reply without a vote."""
+    from test_benchmarks_judge import server
+
+    def reply(body):
+        words = body["messages"][0]["content"]
+        assert body["max_tokens"] == 9
+        assert body["temperature"] == 0.7
+        if "What is 1" in words:
+            return 401, "no"
+        if "What is 2" in words:
+            return 200, "cannot say"
+        return 200, f"fine \\boxed{{{1 if body['seed'] % 3 else -1}}}"
+
+    model = save(*tiny_text(), tmp_path / "text")
+    plain = settings(tmp_path) | {"model": {"path": str(model)}, "data": {"train": {"sums": {}}}}
+    plain["run"] |= {"steps": 1, "dir": str(tmp_path / "run")}
+    plain["check"] = {"parity": False, "image_probe": False}
+    plain["credit"] = ["step_wise"]
+    with server(reply) as (url, seen):
+        judge = {"base_url": url, "model": "judge-1", "retries": 0, "backoff": 0}
+        fields = {"judge": judge, "votes": 3, "max_new_tokens": 9, "temperature": 0.7, "mark": " "}
+        plain["rollout"] |= {"strategies": [{"step_judge": fields}]}
+        trainer = Trainer(config.parse(plain))
+        trainer.run()
+    row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    questions = {call["messages"][0]["content"] for call in seen}
+    asked = {(call["messages"][0]["content"], call["seed"]) for call in seen}
+    assert len(asked) == 3 * len(questions)
+    assert row["rollout/step_judge/votes"] >= len(seen)
+    assert (
+        row["rollout/step_judge/unanswered"] <= row["rollout/step_judge/unread_votes"] < row["rollout/step_judge/votes"]
+    )
+    bad = copy.deepcopy(plain)
+    bad["rollout"]["strategies"][0]["step_judge"]["judge"]["base_url"] = "ftp://x"
+    with pytest.raises(ValueError, match="http or https"):
+        config.parse(bad)
+
+
+def test_hints_from_an_address(tmp_path, monkeypatch):
+    import runpy
+    import sys
+
+    from test_benchmarks_judge import server
+
+    rows = [
+        {"prompt": "2+2?", "response": "5", "next_turn": "no, it is 4"},
+        {"prompt": "a", "response": "b", "next_turn": "c"},
+    ]
+    (tmp_path / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = Path(__file__).resolve().parent.parent / "scripts/read_hints.py"
+
+    def reply(body):
+        said = body["messages"][0]["content"]
+        hint = "\\boxed{1}\n[HINT_START] add the numbers one by one [HINT_END]" if "it is 4" in said else "\\boxed{-1}"
+        return 200, hint
+
+    with server(reply) as (url, seen):
+        out = tmp_path / "hinted.jsonl"
+        words = [
+            str(script),
+            str(tmp_path / "turns.jsonl"),
+            "--judge",
+            "j",
+            "--url",
+            url,
+            "--output",
+            str(out),
+            "--votes",
+            "2",
+        ]
+        monkeypatch.setattr(sys, "argv", words)
+        runpy.run_path(str(script), run_name="__main__")
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert found[0]["hint"] == "add the numbers one by one"
+    assert "hint" not in found[1]
+    assert len({call["seed"] for call in seen}) == 4

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 from ranks import launch
 from runs import metrics, settings
 from safetensors.torch import load_file
-from tiny import tiny_png
+from tiny import save, tiny_png, tiny_text
 
 from mmcredit import config
 from mmcredit.train.loop import Trainer
@@ -160,3 +163,41 @@ def test_adapters_and_bfloat16(tmp_path: Path) -> None:
     step = next((tmp_path / "bf16" / "checkpoints").glob("step-*"))
     masters = load_file(step / "training.safetensors")
     assert any(value.dtype == torch.float32 and bool((value != value.bfloat16()).any()) for value in masters.values())
+
+
+@pytest.mark.parametrize("what", ["sft", "dpo"])
+def test_supervised_runs_on_two_ranks_are_those_of_one(tmp_path: Path, what: str) -> None:
+    """`mmcredit launch --what`: loss, held-out measures and weights."""
+    rows = [
+        {"prompt": f"what is {i} + {i}", "chosen": f"it is {2 * i}" + " red" * (i % 4), "rejected": "no"}
+        for i in range(20)
+    ]
+    if what == "sft":
+        rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"jsonl": {"path": str(tmp_path / "rows.jsonl")}}
+    plain = {
+        "model": {"path": str(save(*tiny_text(), tmp_path / "model"))},
+        "data": {"train": source, "evaluate": source},
+        "train": {"batch": 6, "steps": 3, "learning_rate": 1e-4, "token_budget": 60},
+        "log": {"tensorboard": False},
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(plain))
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run, words in zip(runs, ([what], ["launch", "--what", what, "--processes", "2"]), strict=True):
+        engine = "local" if run.name == "one" else "deepspeed"
+        command = [sys.executable, "-m", "mmcredit.cli", words[0], str(tmp_path / "run.yaml"), *words[1:]]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [*command, f"run.dir={run}", f"train.engine={engine}", "run.threads=1"],
+            capture_output=True, text=True, timeout=600, env=environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-2000:]
+    for name in ("metrics.jsonl", "held_out.jsonl"):
+        mine, theirs = ([json.loads(line) for line in (run / name).read_text().splitlines()] for run in runs)
+        assert len(mine) == len(theirs) > 0
+        for one, two in zip(mine, theirs, strict=True):
+            for key, value in one.items():
+                if isinstance(value, float) and key != "time" and not key.startswith("cost/"):
+                    assert two[key] == pytest.approx(value, rel=2e-5, abs=1e-6), (name, key)
+    compare_weights(*runs, weights=2e-6)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
@@ -227,11 +229,39 @@ def test_span_files_round_trip(tmp_path):
     assert [(s.id, s.response, s.spans, s.hallucinated, s.image.data) for s in again] == [
         (s.id, s.response, s.spans, s.hallucinated, s.image.data) for s in SAMPLES
     ]
+    (tmp_path / "other").mkdir()
+    for name, sample in zip("ab", SAMPLES, strict=False):
+        (tmp_path / "other" / f"{name}.png").write_bytes(sample.image.data)
+    files = [
+        replace(SAMPLES[i], image=Media("image", path=tmp_path / "other" / f"{'ab'[i % 2]}.png", name="a name"))
+        for i in range(3)
+    ]
+    (tmp_path / "made").mkdir()
+    save_spans(files, tmp_path / "made" / "s.jsonl")
+    assert len(list((tmp_path / "made" / "images").iterdir())) == 2  # each picture once
+    (tmp_path / "made").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "other")
+    found = load_spans(str(tmp_path / "moved" / "s.jsonl")).samples
+    assert [s.image.path.read_bytes() for s in found] == [SAMPLES[i % 2].image.data for i in range(3)]
+    shutil.rmtree(tmp_path / "moved" / "images")
+    lost = load_spans(str(tmp_path / "moved" / "s.jsonl"))
+    assert [s.image for s in lost.samples] == [None] * 3
+    assert sum(lost.dropped.values()) == 3
     ragtruth = {"prompt": "q", "answer": "abc def", "labels": [{"start": 4, "end": 7, "label": "hallucination"}]}
     assert gold(load_spans(write(tmp_path / "r.jsonl", [ragtruth], lines=True)).samples[0]) == ["def"]
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\nnot json\n')
     with pytest.raises(ValueError, match="line 2"):
         load_spans(str(tmp_path / "bad.jsonl"))
+
+
+def test_a_verifier_that_could_not_be_asked_about_anything_is_an_error(tmp_path, capsys):
+    save_spans([replace(s, image=None, question="<image>what?") for s in SAMPLES], tmp_path / "s.jsonl")
+    data, out = "{spans: {path: " + str(tmp_path / "s.jsonl") + "}}", str(tmp_path / "out")
+    prm = "{prm_endpoint: {endpoint: {base_url: 'http://127.0.0.1:9/v1', model: m}, cache_mb: 0}}"
+    assert cli.main(["prm-evaluate", "--prm", prm, "--data", data, "-o", out]) == 2
+    assert "3 of 3 responses have no verification, first 0: query: the question mentions 1 images" in (
+        " ".join(capsys.readouterr().err.split())
+    )
 
 
 def looks(query):
@@ -269,7 +299,7 @@ def test_the_commands(tmp_path, capsys):
     save_spans(SAMPLES, tmp_path / "s.jsonl")
     data = json.dumps({"spans": {"path": str(tmp_path / "s.jsonl")}})
     words = ["prm-evaluate", "--prm", "scene_oracle", "--data", data, "-o", str(tmp_path / "out"), "--exchange"]
-    assert cli.main(words) == 0  # no scene graph: every answer is an error, and that is what is written
+    assert cli.main(words) == 2  # no scene graph: every answer is an error; that is written, and said
     results = json.loads((tmp_path / "out" / "prm-evaluate.json").read_text())["results"]
     assert results["scene_oracle"]["statuses"] == {"prm_error": 3}
     assert results["flags nothing"]["spans"]["recall"] == 0

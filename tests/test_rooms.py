@@ -10,7 +10,7 @@ import mmcredit
 
 PACKAGE = Path(mmcredit.__file__).parent
 
-GROUND = "components config_files intervals rollouts seeds state_tree version warned world yaml_values"
+GROUND = "components config_files intervals judge rollouts seeds state_tree version warned world yaml_values"
 VALUES = f"{GROUND} answers data"
 BELOW_CONFIG = f"{VALUES} corruptions credit objective policy rewards rollout signals statistics views"
 BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
@@ -24,6 +24,7 @@ ROOMS: dict[str, str] = {
     "config_files": "components yaml_values",
     "deferred": "",
     "intervals": "",
+    "judge": "",
     "rollouts": "",
     "seeds": "",
     "state_tree": "",
@@ -61,7 +62,7 @@ ROOMS: dict[str, str] = {
     "diagnose": f"{BELOW_TRAIN} train",
     "replay": f"{BELOW_TRAIN} train",
     "audit": f"{BELOW_TRAIN} replay train",
-    "launch": "config",
+    "launch": "",
     "commands": f"{BELOW_TRAIN} deferred diagnose launch preference replay supervised train",
     "heatmaps": f"{BELOW_CONFIG} config prepare report verifiers",
     "look": f"{BELOW_TRAIN} audit commands heatmaps",

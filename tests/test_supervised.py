@@ -243,3 +243,13 @@ def test_examples_of_held_out_rows_are_counted(tmp_path):
     samples = build("source", config.data.train).load(config.data.media)
     assert len(Examples(policy, config.data).all(samples, dropped)) == 20
     assert dropped.counts == {"target missing": 1}
+
+
+@pytest.mark.parametrize("what", ["sft", "dpo"])
+def test_launch_reads_the_config_of_its_command(what, capsys):
+    config = {"sft": "sft_text", "dpo": "dpo_scenes"}[what]
+    assert cli.main(["launch", config, "--what", what, "--processes", "2"]) == 2
+    assert "train.engine is local, which is one process" in capsys.readouterr().err
+    assert cli.main(["launch", config, "--what", what, "--processes", "2", "--method", "grpo"]) == 2
+    assert "--method belongs to --what train" in capsys.readouterr().err
+    assert cli.main(["launch", config, "--processes", "2"]) == 2  # no config of `train`

@@ -18,5 +18,6 @@ class RewardItem:
     truncated: bool = False
     sample_id: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    visual_share: float | None = None  # of the prompt's visual tokens, those the model saw; None: no media, or unknown
     # What a strategy that answers responses while they are sampled noted of this one; None: nobody would have answered.
     notes: Mapping[str, float] | None = None

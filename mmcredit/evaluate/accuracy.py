@@ -81,7 +81,9 @@ def evaluate(
     requests = [Request(p, tuple(s), tag=i) for i, (p, s) in enumerate(zip(prompts, seeds, strict=True))]
     responses = engine.generate(requests, sampling, progress)
     texts = [decode(r.tokens) for r in responses]
-    result = pool.score([reward_item(samples[r.tag], t, r) for r, t in zip(responses, texts, strict=True)])
+    result = pool.score(
+        [reward_item(samples[r.tag], t, r, prompts[r.tag]) for r, t in zip(responses, texts, strict=True)]
+    )
     if part not in result.parts:
         raise ValueError(f"evaluate.reward {part!r} is not a reward part of this run: {', '.join(result.parts)}")
     right = [value > 0.5 for value in result.parts[part]]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mmcredit.config import RunConfig
     from mmcredit.evaluate.ask.cells import Cell
     from mmcredit.evaluate.benchmarks.base import Benchmark
-    from mmcredit.evaluate.benchmarks.judge import JudgeConfig
+    from mmcredit.judge import JudgeConfig
     from mmcredit.rollout.engine import RolloutEngine
     from mmcredit.rollout.strategies.base import Strategy
 
@@ -120,7 +120,7 @@ def _targets(config: RunConfig, options: Namespace, benchmarks: Sequence[Benchma
 
 
 def _judge_config(options: Namespace, folder: Path) -> JudgeConfig | None:
-    from mmcredit.evaluate.benchmarks.judge import JudgeConfig
+    from mmcredit.judge import JudgeConfig
 
     if options.judge_url is None:
         return None
@@ -139,7 +139,7 @@ class _Judging:
     """Who judges: rewards for the held-out questions, a referee for benchmarks. Started when first asked for."""
 
     def __init__(self, config: RunConfig, judge: JudgeConfig | None, stack: ExitStack) -> None:
-        from mmcredit.evaluate.benchmarks.judge import Judge as JudgeModel
+        from mmcredit.judge import Judge as JudgeModel
 
         self.config, self.stack = config, stack
         self.model = None if judge is None else JudgeModel(judge)

@@ -23,6 +23,23 @@ class LoRAConfig(BaseModel):
     )
 
 
+class VisualTokens(BaseModel):
+    """Images in a fixed number of tokens: `mmcredit.policy.visual_tokens`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: int = Field(ge=1, description="tokens of an image, or of a frame of a video, at most; positions stay")
+    blocks: int = Field(default=1, ge=0, description="lookup blocks; 0 = a bilinear resize without weights")
+    width: int | None = Field(
+        default=None, ge=1, description="channels inside a block; none = the model's, at most 512"
+    )
+    heads: int = Field(default=4, ge=1, description="attention heads of a block")
+    reuse: Literal["resoftmax", "transpose"] = Field(
+        default="resoftmax", description="how scores serve the way back between two blocks"
+    )
+    train: bool = Field(default=True, description="train its weights, also under freeze_vision; never with lora")
+
+
 class ModelConfig(BaseModel):
     """The `model` part of a run config."""
 
@@ -57,6 +74,11 @@ class ModelConfig(BaseModel):
     lora: LoRAConfig | None = Field(default=None, description="train adapters instead of the weights")
     min_pixels: int | None = Field(default=None, ge=1, description="images are scaled up to this many pixels")
     max_pixels: int | None = Field(default=None, ge=1, description="images are scaled down to this many pixels")
+    visual_tokens: VisualTokens | None = Field(
+        default=None,
+        description="pool the visual tokens of an image to a fixed number (Qwen-VL families, engine hf); none = all, "
+        "or as the model was saved",
+    )
     score_tokens: int = Field(
         default=16384, ge=1, description="tokens per micro-batch of score passes, visual ones included"
     )

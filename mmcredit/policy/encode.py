@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,49 +15,15 @@ from torch import Tensor
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sample import Media, Sample
 from mmcredit.data.videos.base import Frames
+from mmcredit.policy.pixel_cache import PixelCache
 from mmcredit.policy.prompt import Clip, Prompt
 from mmcredit.policy.rendering import Renderer
 from mmcredit.policy.tile_processor import TileProcessor
 from mmcredit.policy.vision import UnsupportedModel
+from mmcredit.policy.visual_tokens import shrinker
 
 LoadVideo = Callable[[Media], Frames]
 Encoded = tuple[Tensor, Tensor, dict[str, Tensor]]  # tokens [P], modality of each [P] (0 text), media
-
-
-class PixelCache:
-    """Preprocessed images by content, least recently used first out."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit = limit_bytes
-        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self._held = 0
-        self.hits = 0
-        self.misses = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes that are remembered."""
-        return self._held
-
-    def get(self, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors under `key`, made if they are not there."""
-        if key in self._kept:
-            self.hits += 1
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        self.misses += 1
-        value = make()
-        size = _bytes(value)
-        if size <= self.limit:
-            self._kept[key] = value
-            self._held += size
-            while self._held > self.limit:
-                self._held -= _bytes(self._kept.popitem(last=False)[1])
-        return value
-
-
-def _bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 class PromptEncoder:
@@ -85,6 +51,7 @@ class PromptEncoder:
         self.load_video: LoadVideo | None = None
         self.find_video: Callable[[], LoadVideo | None] = lambda: None  # asked once, by the first video
         self.pixels = PixelCache(pixel_cache_bytes)
+        self.shrink = shrinker(model)
         # Ids that only the template and the processor may write.
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self.reserved = tuple(str(t) for t in added.values() if getattr(t, "special", False))
@@ -126,25 +93,42 @@ class PromptEncoder:
             tokens, types, media, keys = self._with_images(sample, text)
         else:
             tokens, types, media, keys, clips = self._through_processor(sample, text)
-        if max_tokens is not None and tokens.shape[0] > max_tokens:
-            visual = int((types != 0).sum())
+        prompt = self._laid_out(sample.id, tokens, types, media, keys, clips)
+        if max_tokens is not None and len(prompt) > max_tokens:
+            visual = int(prompt.visual.sum())
             raise ValueError(
-                f"sample {sample.name}: the prompt has {tokens.shape[0]} tokens ({visual} of them visual), more than "
+                f"sample {sample.name}: the prompt has {len(prompt)} tokens ({visual} of them visual), more than "
                 f"data.max_prompt_tokens={max_tokens}; raise it, lower model.max_pixels, or drop the sample"
             )
+        return replace(prompt, unexpanded=unexpanded, sample=sample)
+
+    def _laid_out(
+        self,
+        name: str,
+        tokens: Tensor,
+        types: Tensor,
+        media: dict[str, Tensor],
+        keys: tuple[str, ...],
+        clips: tuple[Clip, ...] = (),
+    ) -> Prompt:
+        """The prompt of whole tokens [P] of these `types`, shrunk where visual tokens are pooled: what stays keeps its
+        positions, and so does what comes after."""
         positions = self.positions(tokens, types, media)
+        after, whole = int(positions.max()) + 1, int((types != 0).sum())
+        if self.shrink is not None and media:
+            stays = self.shrink(types, media)
+            tokens, types, positions = tokens[stays], types[stays], positions[..., stays]
         return Prompt(
-            sample_id=sample.id,
+            sample_id=name,
             tokens=tokens,
             positions=positions,
             # As generation has it (model and vLLM alike): behind the largest position of any row.
-            next_position=int(positions.max()) + 1,
+            next_position=after,
             visual=types != 0,
             media=media,
             media_keys=keys,
-            unexpanded=unexpanded,
             clips=clips,
-            sample=sample,
+            visual_whole=whole,
         )
 
     def _check_text(self, sample: Sample) -> None:
@@ -317,17 +301,8 @@ class PromptEncoder:
         else:
             tokens = self._tokenise(text)
             types = torch.zeros_like(tokens)
-        positions = self.positions(tokens, types, media)
-        return Prompt(
-            sample_id=name,
-            tokens=tokens,
-            positions=positions,
-            next_position=int(positions.max()) + 1,
-            visual=types != 0,
-            media=media,
-            media_keys=tuple(f"{key}:{self._fingerprint}" for key in keys),
-            clips=tuple(Clip.of(about) for _, about in videos),
-        )
+        keyed = tuple(f"{key}:{self._fingerprint}" for key in keys)
+        return self._laid_out(name, tokens, types, media, keyed, tuple(Clip.of(about) for _, about in videos))
 
     def _through_processor(self, sample: Sample, text: str) -> tuple[*Encoded, tuple[str, ...], tuple[Clip, ...]]:
         images = [m for m in sample.media if m.kind == "image"]

@@ -9,6 +9,7 @@ from torch import nn
 from mmcredit.policy.grids import Grids
 from mmcredit.policy.tiles import Tiles
 from mmcredit.policy.vision import Family, VisionEncoder, parameters_of
+from mmcredit.policy.visual_tokens import pooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ def vision_encoder(base: nn.Module, limit_bytes: int) -> VisionEncoder | None:
         return None
     # Grids go with three rows of positions; models with tiles count tokens.
     family: Family = Grids(base, tower) if hasattr(base, "get_rope_index") else Tiles(base, tower)
-    return VisionEncoder(family, tower, vision_parts(base), limit_bytes)
+    return VisionEncoder(pooled(family, base), tower, vision_parts(base), limit_bytes)
 
 
 def sees_both_ways(model: Any) -> bool:

@@ -16,11 +16,13 @@ from mmcredit.policy.chat_templates import read_ends, set_template
 from mmcredit.policy.config import LoRAConfig, ModelConfig
 from mmcredit.policy.families import decoder_name, vision_parameters
 from mmcredit.policy.save import source_dtype
+from mmcredit.policy.visual_tokens import attach, pooler_of
 
 
 def resolve_path(path: str) -> str:
-    """The folder of a ``builtin:NAME`` model, the folder itself (of a model or an adapter), or a hub id unchanged.
-    Raises ValueError for a name that is not shipped and for a path that does not exist."""
+    """The folder of a ``builtin:NAME`` model, which ships with this package or with one that brings components, the
+    folder itself (of a model or an adapter), or a hub id unchanged. Raises ValueError for a name that is not shipped
+    and for a path that does not exist."""
     if path.startswith(BUILTIN):
         return str(builtin_folder(path))
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or (os.sep != "/" and os.sep in path)
@@ -77,6 +79,7 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
             f"(first: {missing[0]}); they would be random"
         )
     model.source_dtype = source_dtype(described, path)
+    attach(model, config.visual_tokens, [path] if named == path else [named, path], seed, config.lora is not None)
     model.to(device)
     for adapter in adapters:
         trained = config.lora if adapter is adapters[-1] else None
@@ -130,6 +133,8 @@ def prepare(model: torch.nn.Module, config: ModelConfig, seed: int = 0) -> torch
     if config.freeze_vision:
         for parameter in vision_parameters(base):
             parameter.requires_grad_(False)
+    if (pooler := pooler_of(base)) is not None:
+        pooler.requires_grad_(config.lora is None and pooler.settings.train)
     if config.lora is not None and not hasattr(model, "disable_adapter"):
         model = _add_lora(model, config.lora, seed)
     if config.gradient_checkpointing:

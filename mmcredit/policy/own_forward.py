@@ -16,6 +16,7 @@ from mmcredit.policy.agreement import TOLERANCE
 from mmcredit.policy.costs import ViewCost
 from mmcredit.policy.layout import Row
 from mmcredit.policy.vision import UnsupportedModel
+from mmcredit.policy.visual_tokens import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,11 @@ def check(body: Body, encoder: PromptEncoder, prompt: Prompt) -> bool:
     inputs = None if prompt.sample is None else encoder.whole(prompt.sample)
     if inputs is None:
         return False
+    with whole(body.vision, encoder) as pools:  # the model's own forward knows of no pooler
+        return _compared(body, encoder(prompt.sample) if pools else prompt, inputs)  # type: ignore[arg-type]
+
+
+def _compared(body: Body, prompt: Prompt, inputs: dict[str, Any]) -> bool:
     tokens = prompt.tokens[~prompt.visual][-PROBE:]
     name = type(body.model).__name__
     try:

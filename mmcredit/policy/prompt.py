@@ -42,9 +42,15 @@ class Prompt:
     visual: Tensor  # [P] bool, payload placeholders (<|image_pad|>, <|video_pad|>)
     media: Mapping[str, Tensor] = field(default_factory=dict)  # processor output: pixel_values, image_grid_thw, ...
     media_keys: tuple[str, ...] = ()  # per image/video: content hash + preprocessing, for the feature cache
+    visual_whole: int = 0  # visual tokens before they were pooled
     unexpanded: Tensor | None = None  # [P'] int64, one placeholder per media item, for engines that expand themselves
     clips: tuple[Clip, ...] = ()  # of the videos, in order; () where that is not known
     sample: Sample | None = field(default=None, repr=False, compare=False)  # what it was made from, for other views
+
+    @property
+    def visual_share(self) -> float:
+        """Visual tokens that the language model sees, of those there were; 1 without media."""
+        return int(self.visual.sum()) / self.visual_whole if self.visual_whole else 1.0
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcredit.policy import visual_tokens
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -63,10 +65,12 @@ def _of_a_model(name: str) -> bool:
 
 def save_model(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
     """Write weights and config; floating-point weights as `dtype` (None: as they are)."""
-    if dtype is None or dtype == model.dtype:
-        model.save_pretrained(folder)
-        return
-    model.save_pretrained(folder, state_dict=_as(model.state_dict(), dtype))
+    visual_tokens.write(model, folder, dtype)
+    with visual_tokens.apart(model):
+        if dtype is None or dtype == model.dtype:
+            model.save_pretrained(folder)
+            return
+        model.save_pretrained(folder, state_dict=_as(model.state_dict(), dtype))
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     for block in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -78,6 +82,7 @@ def save_model(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
 
 def save_adapter(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
     """Write the adapter of a PeftModel; as `dtype` (None: as it is trained, float32)."""
+    visual_tokens.write(model.get_base_model(), folder, dtype)
     if dtype is None:
         model.save_pretrained(folder)
         return

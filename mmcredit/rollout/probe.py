@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmcredit.policy.passes import Pass, View
 from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
+from mmcredit.world import ALONE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,8 @@ class Probe:
     that what a cache remembers of it from before an update is found. `moved` says how far the trainer's own log-probs
     of the last probe's tokens have gone: an update that moves them less than the noise cannot be told from none.
 
-    Off in a run of several processes, in which only some of them see the engine.
+    In a run of several processes it belongs to one of them: its engine against the weights that it holds. Whoever calls
+    it has them in one piece (`TrainingEngine.whole`).
     """
 
     def __init__(self, policy: Policy, generate: Callable[[Sequence[Request], Sampling], list[Response]]) -> None:
@@ -41,7 +43,7 @@ class Probe:
 
     def __call__(self, requests: Sequence[Request]) -> dict[str, float]:
         """Compare, if an update has come since the last time. Raises RuntimeError if the engine has other weights."""
-        if not self.due or self.policy.world.size > 1:
+        if not self.due:
             return {}
         self.due = False
         if self.prompt is None:
@@ -85,8 +87,9 @@ class Probe:
         view = View("probe")  # so that its cost is told apart
         policy.view_prompts.setdefault("probe", lambda view, prompt: prompt)
         layout, policy._layout = policy._layout, "padded"  # the run chooses its layout on rollouts of its own
+        world, policy.world = policy.world, ALONE  # other ranks have other responses, or none
         try:
             found = policy.score(prompts, rollouts, [Pass(view, frozenset({"logprobs"}))], temperature=1.0)
         finally:
-            policy._layout = layout
+            policy._layout, policy.world = layout, world
         return rollouts, found[view]["logprobs"]

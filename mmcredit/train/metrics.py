@@ -42,6 +42,8 @@ def batch_metrics(
     }
     metrics |= tokenisation_metrics(rollouts, tokenizer, prompts)
     metrics |= stream_metrics(rollouts, prompts)
+    if prompts is not None and any(prompt.visual_share < 1 for prompt in prompts):
+        metrics["prompt/visual_share"] = sum(prompt.visual_share for prompt in prompts) / len(prompts)
     for name, values in rollouts.reward_parts.items():
         finite = values[torch.isfinite(values)]
         metrics[f"reward/part/{name}"] = float(finite.mean()) if len(finite) else 0.0

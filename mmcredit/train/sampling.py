@@ -207,7 +207,7 @@ class SamplingStage:
             rollouts = rollouts.with_signals({"staleness": torch.where(rollouts.valid, stale, 0.0)})
         texts = [self.decode([*asks[r.tag].prefix, *r.tokens]) for r in responses]
         items = [
-            replace(reward_item(ask.sample, text, r), num_tokens=len(ask.prefix) + r.sampled)
+            replace(reward_item(ask.sample, text, r, ask.prompt), num_tokens=len(ask.prefix) + r.sampled)
             for r, text in zip(responses, texts, strict=True)
             for ask in (asks[r.tag],)
         ]
@@ -243,6 +243,10 @@ class SamplingStage:
         self.costs.add("rollout", tokens=sum(r.sampled for r in responses), responses=len(responses))
         if given:
             self.costs.add("rollout", inserted_tokens=given)
+        if self.policy.encoder.shrink is not None:
+            seen = [(int(r.prompt.visual.sum()), r.prompt.visual_whole) for r in requests for _ in r.seeds]
+            kept, whole = (sum(counts) for counts in zip(*seen, strict=True)) if seen else (0, 0)
+            self.costs.add("rollout", visual_tokens=whole, visual_tokens_kept=kept)
         return responses, age
 
     def score(self, items: Sequence[RewardItem]) -> list[float]:
@@ -266,10 +270,14 @@ class SamplingStage:
         return found[view]
 
     def spend(self, name: str, **amounts: float) -> None:
-        """Extra work of the strategy `name`: in cost.json as the stage rollout/NAME, and noted for the step."""
+        """Extra work of the strategy `name`: in cost.json as the stage rollout/NAME, and noted for the step.
+
+        Amounts named seconds are not noted: a run that is repeated has the same notes.
+        """
         self.costs.add(f"rollout/{name}", **amounts)
         for amount, value in amounts.items():
-            self.note(f"{name}/{amount}", value)
+            if not amount.endswith("seconds"):
+                self.note(f"{name}/{amount}", value)
 
     def _rewards(self, items: Sequence[RewardItem]) -> tuple[list[float], Mapping[str, list[float]]]:
         with self.costs.stage("rewards"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,18 @@ class SharedEngine:
         with self.whole():
             self.inner.sync()
 
+    def report(self) -> tuple[dict[str, float], list[str]]:
+        """Of all ranks: the largest of each number, and what any of them has to say. Called by all."""
+        if not hasattr(self.inner, "report"):
+            return {}, []
+        own = self.inner.report()
+        found: dict[str, float] = {}
+        said: list[str] = []
+        for rank, (numbers, words) in enumerate(self.world.gather(own)):
+            found |= {name: max(value, found.get(name, value)) for name, value in numbers.items()}
+            said += [f"rank {rank}: {each}" for each in words]
+        return found, said
+
     def rest(self) -> None:
         """The sampling of a step is over."""
         getattr(self.inner, "rest", lambda: None)()
@@ -82,6 +94,7 @@ class OneEngine:
     def __init__(self, inner: Any, world: World, whole: Callable[[], AbstractContextManager[None]]) -> None:
         self.inner, self.world, self.whole = inner, world, whole
         self.hook: Any = None
+        self._synced = True  # since the last request: the engine's probe is about to read the weights
         if inner is not None:
             inner.keep_weights = True  # outside of `sync` the policy may be spread over the ranks
 
@@ -94,17 +107,28 @@ class OneEngine:
             self.inner.hook = self.hook
             return _told(self.inner.generate(requests, sampling, progress))
 
-        return _heard(self.world.from_first(ask))
+        with self._probing():
+            return _heard(self.world.from_first(ask))
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        """The weights in one piece, for the first request after an update."""
+        synced, self._synced = self._synced, False
+        with self.whole() if synced else nullcontext():
+            yield
 
     def submit(self, requests: Sequence[Request], sampling: Sampling) -> Callable[..., list[Response]]:
         """Begin to sample beside the training; the function returned waits for the responses, on every rank."""
-        begun = self.inner.submit(requests, sampling) if self.world.writes else None
-        return lambda progress=None: _heard(self.world.from_first(lambda: _told(begun(progress))))  # type: ignore[misc]
+        begun: list[Any] = []
+        with self._probing():  # an error of the probe is raised on all ranks
+            self.world.from_first(lambda: begun.append(self.inner.submit(requests, sampling)))
+        return lambda progress=None: _heard(self.world.from_first(lambda: _told(begun[0](progress))))  # type: ignore[misc]
 
     def sync(self) -> None:
         """Take over the policy's present weights."""
         with self.whole():
             self.world.from_first(lambda: self.inner.sync())
+        self._synced = True
 
     def report(self) -> tuple[dict[str, float], list[str]]:
         """As the engine's, on every rank."""

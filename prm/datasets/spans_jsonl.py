@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmcredit.data.media import content_key
 from mmcredit.data.sample import Media
 from prm.datasets.base import LabelledSpan, Loaded, SpanSample, from_spans, image_at, need, read_rows
 
@@ -15,7 +17,7 @@ from prm.datasets.base import LabelledSpan, Loaded, SpanSample, from_spans, imag
 def load_spans(path: str, images: str | None = None) -> Loaded:
     """Rows with question (or prompt), response (or answer), spans (or labels: start, end, text, label), image, meta.
 
-    `image` is a file name below `images`, or a data URI.
+    `image` is a file name below `images`, or a data URI. Without `images` a name is looked for beside the file itself.
     """
     loaded = Loaded()
     for number, (place, row) in enumerate(read_rows(path)):
@@ -34,7 +36,9 @@ def load_spans(path: str, images: str | None = None) -> Loaded:
         if kept is None:
             continue
         question = str(row.get("question", row.get("prompt", "")))
-        image = _image(row.get("image"), images, place)
+        image = _image(row.get("image"), images, Path(path), place)
+        if image is None and row.get("image"):
+            loaded.drop("image (no such file; the field 'images' names the folder)", f"{place}: {row['image']}")
         name, meta = str(row.get("id", f"{Path(path).stem}/{number}")), row.get("meta") or {}
         bad = any(span.label == "hallucination" for span in kept)
         source, split = str(row.get("source", Path(path).stem)), str(row.get("split", ""))
@@ -43,11 +47,13 @@ def load_spans(path: str, images: str | None = None) -> Loaded:
 
 
 def save_spans(samples: Iterable[SpanSample], path: Path) -> None:
-    """Write samples so that `load_spans` reads them back; images with bytes go in as data URIs."""
+    """Write samples so that `load_spans` reads them back, wherever the folder is moved to.
+
+    Images with bytes go in as data URIs; files are copied, each once, into the folder `images` beside the file. Raises
+    ValueError for one that cannot be read.
+    """
     with path.open("w", encoding="utf-8") as file:
         for sample in samples:
-            image = sample.image
-            data = image.data if image is not None else None
             row = {
                 "id": sample.id,
                 "question": sample.question,
@@ -58,16 +64,23 @@ def save_spans(samples: Iterable[SpanSample], path: Path) -> None:
                 "source": sample.source,
                 "split": sample.split,
                 "meta": dict(sample.meta),
-                "image": None
-                if image is None
-                else image.name
-                if data is None
-                else f"data:image/png;base64,{base64.b64encode(data).decode()}",
+                "image": _saved(sample.image, path.parent),
             }
             file.write(json.dumps(row) + "\n")
 
 
-def _image(value: object, images: str | None, place: str) -> Media | None:
+def _saved(image: Media | None, folder: Path) -> str | None:
+    if image is None or image.path is None:
+        data = None if image is None else image.data
+        return None if data is None else f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    name = f"images/{content_key(image)[:24]}{image.path.suffix}"
+    if not (folder / name).is_file():
+        (folder / "images").mkdir(exist_ok=True)
+        shutil.copyfile(image.path, folder / name)
+    return name
+
+
+def _image(value: object, images: str | None, file: Path, place: str) -> Media | None:
     if not isinstance(value, str) or not value:
         return None
     if value.startswith("data:"):
@@ -75,4 +88,8 @@ def _image(value: object, images: str | None, place: str) -> Media | None:
             return Media("image", data=base64.b64decode(value.partition(",")[2], validate=True), name=place)
         except binascii.Error as error:
             raise ValueError(f"{place}: image is no base64 data URI ({error})") from None
+    if images is None:
+        beside = (file.parent / value).resolve()
+        inside = beside.is_relative_to(file.parent.resolve()) and beside.is_file()
+        return Media("image", path=beside, name=value) if inside else None
     return image_at(images, value)

@@ -54,15 +54,21 @@ def _quoted(string: str) -> str:
 
 
 def roll_out(
-    samples: Sequence[Sample], policy: Policy, engine: RolloutEngine, each: int, sampling: Sampling, seed: int
+    samples: Sequence[Sample],
+    policy: Policy,
+    engine: RolloutEngine,
+    each: int,
+    sampling: Sampling,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Query]:
-    """`each` responses of the policy to every sample, equal ones once."""
+    """`each` responses of the policy to every sample, equal ones once; `progress` is told the responses done."""
     requests = [
         Request(policy.encode(s), tuple(derive(seed, "annotate", s.id, n) for n in range(each)), tag=i)
         for i, s in enumerate(samples)
     ]
     found: dict[tuple[int, str], Query] = {}
-    for response in engine.generate(requests, sampling):
+    for response in engine.generate(requests, sampling, progress):
         text = policy.tokenizer.decode(response.tokens, skip_special_tokens=True)
         found.setdefault((response.tag, text), query_of(samples[response.tag], text))
     return list(found.values())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +26,7 @@ from prm.evaluate import exchanged, judge, measures
 from prm.local import LocalVerifier
 from prm.oracles import easy_vqa_facts
 from prm.parse import Verification
+from prm.ticker import Ticker
 from prm.train.annotate import Example, annotate, ideal_and_edits, roll_out
 from prm.train.edits import EASY_VQA, SCENES
 from prm.train.filters import balanced, keep_sound
@@ -92,7 +92,7 @@ def run(options: Namespace) -> int:
     context = RunContext(policy.tokenizer, config.output, config.seed, MediaLimits())
     annotator = build("verifier", config.annotator).backend(context)  # type: ignore[attr-defined]
     forbidden = {content_key(image) for sample in test_samples for image in sample.media}
-    console.print("annotating the responses", highlight=False)
+    console.print("writing responses and annotating them", highlight=False)
     examples, dropped = _examples(config, train_samples, writer, annotator, forbidden)
     tests, _ = _examples(config, test_samples, writer, annotator, ())
     # The answers of an annotator may be dear; they are also what RL on the verifier is trained on.
@@ -105,8 +105,15 @@ def run(options: Namespace) -> int:
     taught, refused = prepare(examples, policy, config.layout, config.longest)
     dropped.update({name: count for name, count in refused.items() if count})
     console.print(f"{len(taught)} examples, dropped {dict(dropped)}; {len(tests)} to test on", highlight=False)
+    ticker = Ticker(console, "step", steps_of(len(taught), config.sft))
     with (config.output / "loss.jsonl").open("w", encoding="utf-8") as log:
-        losses = train(taught, policy, config.sft, config.seed, Telling(log, steps_of(len(taught), config.sft)))
+
+        def tell(step: int, loss: float) -> None:
+            log.write(json.dumps({"step": step, "loss": loss}) + "\n")
+            log.flush()
+            ticker(1, f"loss {loss:.4f}")
+
+        losses = train(taught, policy, config.sft, config.seed, tell)
     policy.save(config.output)
     results = _test(config, policy, tests)
     card = {
@@ -126,25 +133,6 @@ def run(options: Namespace) -> int:
     console.print(table(results))
     console.print(f"verifier: {config.output}", highlight=False, soft_wrap=True)
     return 0
-
-
-class Telling:
-    """Writes the loss of every step down, and tells the person now and then, with the time left."""
-
-    def __init__(self, log: TextIO, steps: int, line_seconds: float = 10.0) -> None:
-        self.log, self.steps, self.line_seconds = log, steps, line_seconds
-        self.began = self.told = time.monotonic()
-
-    def __call__(self, step: int, loss: float) -> None:
-        self.log.write(json.dumps({"step": step, "loss": loss}) + "\n")
-        self.log.flush()
-        now = time.monotonic()
-        if step in (0, self.steps - 1) or now - self.told >= self.line_seconds:
-            self.told = now
-            left = (now - self.began) / (step + 1) * (self.steps - step - 1)
-            console.print(
-                f"step {step + 1:>5}/{self.steps}  loss {loss:.4f}  left {left / 60:.1f} min", highlight=False
-            )
 
 
 def read_config(path: str, overrides: Sequence[str]) -> PrmTrainConfig:
@@ -185,7 +173,9 @@ def _examples(
     if data.rollouts:
         engine = build("engine", "hf").open(writer)  # type: ignore[attr-defined]
         sampling = Sampling(temperature=data.temperature, max_new_tokens=data.max_new_tokens)
-        queries += [(q, "rollout") for q in roll_out(samples, writer, engine, data.rollouts, sampling, config.seed)]
+        ticker = Ticker(console, "responses", len(samples) * data.rollouts)
+        written = roll_out(samples, writer, engine, data.rollouts, sampling, config.seed, ticker)
+        queries += [(query, "rollout") for query in written]
     if config.ideal is not None:
         make, kinds = IDEAL[config.ideal]
         queries += ideal_and_edits(samples, make, kinds, data.edits, config.seed)

@@ -50,17 +50,22 @@ class AnnotatedResponses(Source):
         for reason, count in loaded.dropped.items():
             dropped.add(reason, loaded.first[reason], count)
         found: dict[str, Sample] = {}
+        why = ""
         for sample in loaded.samples:
             if sample.spans is None:
                 dropped.add("no labelled spans", sample.id)
             elif sample.id in found:
                 raise ValueError(f"{self.data}: two responses have the id {sample.id!r}; ids must be unique")
             else:
-                found[sample.id] = self._sample(sample)
+                try:
+                    found[sample.id] = self._sample(sample)
+                except ValueError as error:  # the question mentions an image that the row does not bring
+                    dropped.add("image missing", sample.id)
+                    why = why or f": {sample.id}: {error}; the loader's field 'images' names their folder"
             if self.limit is not None and len(found) == self.limit:
                 break
         if not found:
-            raise ValueError(f"{self.data}: no response with labelled spans; {dropped}")
+            raise ValueError(f"{self.data}: no response with labelled spans; {dropped}{why}")
         return QuerySamples(list(found.values()), dropped)
 
     def _sample(self, sample: SpanSample) -> Sample:

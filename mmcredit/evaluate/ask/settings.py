@@ -14,7 +14,7 @@ from mmcredit.policy.fingerprint import folder_fingerprint
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
-    from mmcredit.evaluate.benchmarks.judge import JudgeConfig
+    from mmcredit.judge import JudgeConfig
     from mmcredit.rollout.engine import Sampling
 
 CORRUPTION_SEED = 0  # one for every evaluation: models of differently seeded runs see the same pixels

@@ -11,7 +11,7 @@ from mmcredit.evaluate.benchmarks.steps import Ask, Compare, Steps
 from mmcredit.rewards.pool import RewardPool
 
 if TYPE_CHECKING:
-    from mmcredit.evaluate.benchmarks.judge import Judge
+    from mmcredit.judge import Judge
     from mmcredit.rewards.base import Reward
 
 

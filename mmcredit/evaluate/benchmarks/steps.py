@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mmcredit.evaluate.benchmarks.scoring import Score
+from mmcredit.judge import Ask as Ask  # what is asked is a part of the steps
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,6 @@ class Compare:
     given: str
     reference: str
     reward: str  # name of a reward component with a field `extract`, which is set to "whole"
-    sample: str = field(default="", compare=False)  # for messages
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A question to the judge model. The reply is its text, or None: no judge, or it could not be had."""
-
-    prompt: str
-    system: str | None = None
     sample: str = field(default="", compare=False)  # for messages
 
 

@@ -1,4 +1,4 @@
-"""Votes on the steps of a response by a judge model in this process: the signals of credit method `step_wise`."""
+"""Votes on the steps of a response by a judge model: the signals of credit method `step_wise`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pydantic import Field, PrivateAttr
 
 from mmcredit.components import build, register
 from mmcredit.data.sample import Sample, last_text
+from mmcredit.judge import Ask as Question
+from mmcredit.judge import Judge, JudgeConfig
 from mmcredit.rollout.engine import Request, Sampling
 from mmcredit.rollout.strategies.base import Rest, Run, Stage, Strategy
 from mmcredit.rollout.strategies.spae_probes.reasoning_steps import StepFinder
@@ -49,13 +51,17 @@ class StepJudge(Strategy):
     mean, NaN where none could be read (counted). `step_id` [B,T] int64 is -1 in padding.
 
     OpenClaw-RL, arXiv 2603.10165 (general agents: step reward = outcome + mean vote). The judge's words are ours: the
-    released prompts speak of agents and their tools. The judge is a model in this process, text only; more than
-    `max_steps` steps are merged with their neighbours. Cost: m answers of the judge per step.
+    released prompts speak of agents and their tools. The judge reads text only: a model in this process, or one behind
+    an OpenAI-compatible address (`judge: {base_url: http://127.0.0.1:8000/v1, model: NAME}`), asked with `temperature`
+    and `max_new_tokens` of the strategy. A question that gets no reply there is an unread vote, and counted as
+    unanswered too. More than `max_steps` steps are merged with their neighbours. Cost: m answers of the judge per step.
     """
 
     gives: ClassVar[tuple[str, ...]] = ("step_id", "step_votes")
 
-    judge: str = Field(description="the judge: a folder, builtin:NAME or hub id")
+    judge: str | JudgeConfig = Field(
+        description="the judge: a folder, builtin:NAME or hub id; or {base_url:, model:} of an OpenAI-compatible server"
+    )
     votes: int = Field(1, ge=1, description="m: votes per step (paper: 1 or 3)")
     mark: str = Field("\n\n", min_length=1, description="text that ends a step")
     temperature: float = Field(0.6, gt=0, description="softmax temperature of the judge")
@@ -93,7 +99,7 @@ class StepJudge(Strategy):
         unread = 0
         for (row, k, _), replies in zip(asked, self._ask([words for *_, words in asked], stage), strict=True):
             there = [vote for vote in map(read_vote, replies) if vote is not None]
-            unread += len(replies) - len(there)
+            unread += self.votes - len(there)
             if there:
                 votes[row, k] = sum(there) / len(there)
         stage.spend(self.name, steps=len(asked), votes=len(asked) * self.votes, unread_votes=unread)
@@ -109,7 +115,9 @@ class StepJudge(Strategy):
         return self._finder
 
     def _ask(self, questions: Sequence[str], stage: Stage) -> list[list[str]]:
-        """The judge's replies, `votes` per question."""
+        """The judge's replies, `votes` per question; those that could not be had are left out."""
+        if isinstance(self.judge, JudgeConfig):
+            return self._ask_address(questions, self.judge, stage)
         if self._opened is None:
             from mmcredit.policy.config import ModelConfig
             from mmcredit.policy.policy import Policy
@@ -127,3 +135,21 @@ class StepJudge(Strategy):
         for response in engine.generate(requests, sampling):
             found[response.tag].append(policy.decode(response.tokens))
         return found
+
+    def _ask_address(self, questions: Sequence[str], where: JudgeConfig, stage: Stage) -> list[list[str]]:
+        if self._opened is None:
+            fields = {"temperature": self.temperature, "max_tokens": self.max_new_tokens}
+            self._opened = Judge(where.model_copy(update=fields))
+        asked = [
+            Question(words, sample=f"step {number}", seed=seed % 2**31)
+            for number, words in enumerate(questions)
+            for seed in stage.seeds("step_judge", number, count=self.votes)
+        ]
+        replies = stage.policy.world.from_first(lambda: self._opened.ask(asked))
+        for error in self._opened.first_errors:
+            stage.event(f"step_judge: {error}")
+        self._opened.first_errors.clear()
+        if missing := sum(reply is None for reply in replies):
+            stage.note("step_judge/unanswered", missing)
+        rows = [replies[i : i + self.votes] for i in range(0, len(replies), self.votes)]
+        return [[reply for reply in row if reply is not None] for row in rows]

@@ -39,6 +39,11 @@ class VLLM(Settings):
 
     def open(self, policy: Policy) -> VLLMEngine:
         """An engine with a copy of this policy's weights. Raises ValueError if vLLM is not installed."""
+        if policy.encoder.shrink is not None:
+            raise ValueError(
+                f"{policy.config.path} pools its visual tokens (model.visual_tokens), which vLLM cannot: it would "
+                "sample from another model; set rollout.engine to hf"
+            )
         from mmcredit.rollout.engines.vllm.engine import VLLMEngine  # configs are checked without torch
 
         return VLLMEngine(policy, self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
@@ -20,7 +20,27 @@ from mmcredit.rollout.history import History
 from mmcredit.rollout.reaction import STRAGGLERS, Promised, Reply, Said
 
 if TYPE_CHECKING:
-    from mmcredit.rollout.engines.vllm.engine import VLLMEngine
+    from mmcredit.policy.policy import Policy
+    from mmcredit.policy.prompt import Prompt
+
+
+class Sampler(Protocol):
+    """What is asked of the engine."""
+
+    policy: Policy
+    counts: dict[str, int]
+    waited: float
+
+    @property
+    def llm_engine(self) -> Any:
+        """vLLM's own engine."""
+        ...
+
+    def said(
+        self, prompt: Prompt, prefix: Sequence[int], output: Any, sampling: Sampling
+    ) -> tuple[list[int], list[float], str]:
+        """Tokens, log-probs and how it ended, of an output of vLLM."""
+        ...
 
 
 class Parameters(Protocol):
@@ -50,22 +70,15 @@ class Turn:
 
     def response(self) -> Response:
         """As the engine returns it."""
-        h, end = self.history, "stop" if self.stopped else "length"
-        return Response(
-            self.request.tag,
-            self.member,
-            h.tokens,
-            h.logprobs,
-            end,
-            dict(h.notes),
-            tuple(h.inserted),  # type: ignore[arg-type]
-        )
+        h = self.history
+        end: Literal["stop", "length"] = "stop" if self.stopped else "length"
+        return Response(self.request.tag, self.member, h.tokens, h.logprobs, end, dict(h.notes), tuple(h.inserted))
 
 
 class Insertions:
     """One call of the engine whose requests have reactions, or media that vLLM is not to read itself."""
 
-    def __init__(self, engine: VLLMEngine, sampling: Sampling, end_ids: Sequence[int], parameters: Parameters) -> None:
+    def __init__(self, engine: Sampler, sampling: Sampling, end_ids: Sequence[int], parameters: Parameters) -> None:
         self.engine, self.sampling, self.end_ids, self.parameters = engine, sampling, frozenset(end_ids), parameters
         self.llm = engine.llm_engine
         self.running: dict[str, Turn] = {}
@@ -129,9 +142,10 @@ class Insertions:
         )
         with torch.inference_mode(False):  # tensors that it makes are for training, too
             turn.reply = request.reaction(said)
-        self.waiting.append(turn)
         if isinstance(turn.reply, Reply) and turn.reply.piece is None and not turn.reply.end:
-            self._go_on(self.waiting.pop(), turn.reply)
+            self._go_on(turn, turn.reply)
+        else:
+            self.waiting.append(turn)
 
     def _redeem(self) -> None:
         """All that wait are given what they were promised."""

@@ -1,4 +1,4 @@
-"""A judge model behind an OpenAI-compatible address, for benchmarks whose official scoring asks a language model."""
+"""A judge model behind an OpenAI-compatible address: scoring of benchmarks, votes on steps, hints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mmcredit.evaluate.benchmarks.steps import Ask
-
 LARGEST_REPLY = 4 * 2**20  # bytes
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to the judge model. The reply is its text, or None: no judge, or it could not be had."""
+
+    prompt: str
+    system: str | None = None
+    sample: str = field(default="", compare=False)  # for messages
+    seed: int | None = None  # sent along; two votes on one question differ in it
 
 
 class JudgeConfig(BaseModel):
@@ -138,7 +147,8 @@ class Judge:
         return [*system, {"role": "user", "content": question.prompt}]
 
     def _body(self, question: Ask) -> dict[str, Any]:
-        return {
+        seed = {} if question.seed is None else {"seed": question.seed}
+        return seed | {
             "model": self.config.model,
             "messages": self._messages(question),
             "temperature": self.config.temperature,
