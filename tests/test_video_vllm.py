@@ -11,27 +11,48 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is tested in an environment of its own: scripts/test_vllm.sh")
 
 import torch
-import video_plugin  # noqa: F401
 import yaml
 from test_rollout_hf import engine as hf_engine
 from test_video_rollout import asked, tagged
 from test_video_runs import command, write
+from tiny import tiny_png
+from video_plugin import AnyToken
 
 from mmcredit.components import build
-from mmcredit.data.sample import Sample
+from mmcredit.data.sample import Media, Sample
 from mmcredit.rollout.engine import Request, Response, Sampling
-from mmcredit.rollout.strategies.base import reacting
+from mmcredit.rollout.reaction import Reply, Said
+from mmcredit.rollout.strategies.base import ReactingEngine, reacting
+from video.retrieval import Call
+from video.rollout import Promise
 
 NOISE = 2e-4  # nats; vLLM's kernels in float32 against a plain forward
 FIELDS = {"any_token": {"max_retrievals": 2, "max_frames": 8, "max_inserted_tokens": 200}}
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
-def opened(request):
-    policy = tagged(request.param)
+@pytest.fixture(scope="module")
+def opened():
+    policy = tagged("qwen3_vl")
     engine = build("engine", {"vllm": {"max_model_len": 2048}}).open(policy)
     yield policy, engine
     engine.close()
+
+
+class Often(AnyToken):
+    """Takes the fifth and the tenth token of a response for calls, whatever they are."""
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        return tuple(range(14, 240))
+
+    def __call__(self, said: Said) -> Reply | Promise:
+        own, given = len(said.tokens) - sum(len(one.piece) for one in said.inserted), len(said.inserted)
+        if given > 1 or own < (5, 10)[given]:
+            return Reply()
+        start = said.tokens[-1] % 3
+        call = Call(start, start + 2 + given, 2, "ok")
+        key, future = self.windows.start(self.media, call, self.windows.limits.max_frames)
+        return Promise(self, call, said.room, given, key, future)
 
 
 def sampled(policy: Any, engine: Any, folder: Path, sampling: Sampling) -> list[Response]:
@@ -39,8 +60,13 @@ def sampled(policy: Any, engine: Any, folder: Path, sampling: Sampling) -> list[
     words = Sample("t", ({"role": "user", "content": "what is left"},))
     samples = [*(asked(folder, f"v{n}", str(n)) for n in (5, 7, 9, 20)), words]
     requests = [Request(policy.encode(s), range(10 * i, 10 * i + 3), tag=i) for i, s in enumerate(samples)]
-    with reacting(engine, [build("strategy", FIELDS)], policy) as reacts:  # type: ignore[list-item]
-        return reacts.generate(requests, sampling)
+    with build("strategy", FIELDS).reactions(policy) as answers:
+
+        def often(sample: Sample) -> Any:
+            made = answers(sample)
+            return None if made is None else Often(**vars(made))
+
+        return ReactingEngine(engine, often).generate(requests, sampling)
 
 
 class Gaps:
@@ -82,10 +108,11 @@ def test_greedy_responses_are_those_of_hf_beyond_the_noise(opened, tmp_path):
 
 def test_sampled_responses_are_those_of_hf(opened, tmp_path):
     policy, engine = opened
-    sampling = Sampling(max_new_tokens=40, stop=("e",), stop_token_ids=(250, 251))
+    sampling = Sampling(max_new_tokens=24, stop=("ei",), stop_token_ids=(250, 251))
     expected = sampled(policy, hf_engine(policy), tmp_path, sampling)
     got = sampled(policy, engine, tmp_path, sampling)
     assert {r.finish for r in got} == {"stop", "length"}
+    assert sum(len(r.inserted) for r in got) > 8
     for a, b in zip(got, expected, strict=True):
         assert (a.tag, a.member, a.tokens, a.finish, a.notes) == (b.tag, b.member, b.tokens, b.finish, b.notes)
         assert a.logprobs == pytest.approx(b.logprobs, abs=NOISE)
@@ -123,11 +150,7 @@ def test_compact_ids_expand_to_the_ids_that_are_scored(opened, tmp_path):
     pad = policy.body.kinds["video"]
     for one in response.inserted:
         own = one.piece.tokens.tolist()
-        visual = one.piece.visual.nonzero()[:, 0]
-        first, last = int(visual[0]) - 1, int(visual[-1]) + 1
-        if policy.processor.__class__.__name__.startswith("Qwen3"):  # its times stand in the expansion
-            first, last = 0, len(own) - 1
-        compact += [*response.tokens[start : one.at], *own[:first], own[int(visual[0]) - 1], pad, *own[last:]]
+        compact += [*response.tokens[start : one.at], own[0], pad, own[-1]]  # times stand in the expansion
         start = one.end
     compact += response.tokens[start:]
     assert compact.count(pad) == 3
@@ -162,6 +185,41 @@ def _same(policy: Any, piece: Any, window: Any) -> bool:
     return made.tokens.tolist() == piece.tokens.tolist() and torch.equal(
         made.media["pixel_values_videos"], piece.media["pixel_values_videos"]
     )
+
+
+def test_videos_whose_positions_vllm_counts_otherwise_are_refused(tmp_path):
+    """Qwen2.5-VL: in transformers text goes on behind the size of a video, in vLLM behind its length."""
+    policy = tagged("qwen2_5_vl")
+    engine = build("engine", {"vllm": {"max_model_len": 2048}}).open(policy)
+    try:
+        with pytest.raises(ValueError, match="vLLM counts the positions of this video otherwise"):
+            sampled(policy, engine, tmp_path, Sampling(max_new_tokens=4))
+        still = Sample(
+            "i", ({"role": "user", "content": [{"type": "image"}]},), (Media("image", data=tiny_png(64, 1)),)
+        )
+        requests = [Request(policy.encode(still), range(3))]
+        call = ReactingEngine(engine, lambda sample: Words(policy))
+        got = call.generate(requests, Sampling(max_new_tokens=12))
+        expected = ReactingEngine(hf_engine(policy), lambda sample: Words(policy)).generate(
+            requests, Sampling(max_new_tokens=12)
+        )
+        assert [(r.tokens, len(r.inserted)) for r in got] == [(r.tokens, len(r.inserted)) for r in expected]
+        assert sum(len(r.inserted) for r in got) > 2
+    finally:
+        engine.close()
+
+
+class Words:
+    """Inserts text behind the third token."""
+
+    stops = tuple(range(14, 380))
+    room = 20
+
+    def __init__(self, policy: Any) -> None:
+        self.piece = policy.encoder.piece("w", "only words")
+
+    def __call__(self, said: Said) -> Reply:
+        return Reply(None if said.inserted or len(said.tokens) < 3 else self.piece)
 
 
 def test_a_run_trains_on_what_vllm_was_given(tmp_path):
