@@ -138,8 +138,8 @@ def plot(found: list[dict[str, Any]], before: dict[str, Any], path: Path) -> Non
 HEAD = """# Segment-decoupled credit on clips with events
 
 `python scripts/effect_video.py` trains `configs/video_events.yaml` from the shipped `builtin:tiny-qwen3-vl-events`
-({steps} steps of {prompts} x {group} responses, {tokens} sampled tokens at most in each) and answers {clips} clips of the
-test split. Every arm has the same prompts, rollouts and token limit.
+({steps} steps of {prompts} x {group} responses, {tokens} sampled tokens at most in each) and answers {clips} clips of
+the test split. Every arm has the same prompts, rollouts and token limit.
 
 * SD-GRPO: window and rate are credited up to `</fps>`, answer and format behind it.
 * GRPO, whole response: the same rewards, summed, one advantage for all tokens (`sd_grpo: {{level: trajectory}}`).
