@@ -72,7 +72,9 @@ class Turn:
         """As the engine returns it."""
         h = self.history
         end: Literal["stop", "length"] = "stop" if self.stopped else "length"
-        return Response(self.request.tag, self.member, h.tokens, h.logprobs, end, dict(h.notes), tuple(h.inserted))
+        answered = self.request.reaction is not None
+        notes, inserted = dict(h.notes), tuple(h.inserted)
+        return Response(self.request.tag, self.member, h.tokens, h.logprobs, end, notes, inserted, answered)
 
 
 class Insertions:
