@@ -11,16 +11,19 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is tested in an environment of its own: scripts/test_vllm.sh")
 
 import torch
-import video_plugin  # noqa: F401
 import yaml
 from test_rollout_hf import engine as hf_engine
 from test_video_rollout import asked, tagged
 from test_video_runs import command, write
+from video_plugin import AnyToken
 
 from mmcredit.components import build
 from mmcredit.data.sample import Sample
 from mmcredit.rollout.engine import Request, Response, Sampling
-from mmcredit.rollout.strategies.base import reacting
+from mmcredit.rollout.reaction import Reply, Said
+from mmcredit.rollout.strategies.base import ReactingEngine, reacting
+from video.retrieval import Call
+from video.rollout import NOTE, Promise
 
 NOISE = 2e-4  # nats; vLLM's kernels in float32 against a plain forward
 FIELDS = {"any_token": {"max_retrievals": 2, "max_frames": 8, "max_inserted_tokens": 200}}
@@ -34,13 +37,35 @@ def opened(request):
     engine.close()
 
 
+class Often(AnyToken):
+    """Takes the fifth and the tenth token of a response for calls, whatever they are."""
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        return tuple(range(14, 240))
+
+    def __call__(self, said: Said) -> Reply | Promise:
+        own, given = len(said.tokens) - sum(len(one.piece) for one in said.inserted), len(said.inserted)
+        if given > 1 or own < (5, 10)[given]:
+            return Reply()
+        start = said.tokens[-1] % 3
+        call = Call(start, start + 2 + given, 2, "ok")
+        key, future = self.windows.start(self.media, call, self.windows.limits.max_frames)
+        return Promise(self, call, said.room, f"{NOTE}{given}", key, future)
+
+
 def sampled(policy: Any, engine: Any, folder: Path, sampling: Sampling) -> list[Response]:
     """Responses to two prompts with a video and one without, windows of their own in them."""
     words = Sample("t", ({"role": "user", "content": "what is left"},))
     samples = [*(asked(folder, f"v{n}", str(n)) for n in (5, 7, 9, 20)), words]
     requests = [Request(policy.encode(s), range(10 * i, 10 * i + 3), tag=i) for i, s in enumerate(samples)]
-    with reacting(engine, [build("strategy", FIELDS)], policy) as reacts:  # type: ignore[list-item]
-        return reacts.generate(requests, sampling)
+    with build("strategy", FIELDS).reactions(policy) as answers:
+
+        def often(sample: Sample) -> Any:
+            made = answers(sample)
+            return None if made is None else Often(**vars(made))
+
+        return ReactingEngine(engine, often).generate(requests, sampling)
 
 
 class Gaps:
@@ -82,10 +107,11 @@ def test_greedy_responses_are_those_of_hf_beyond_the_noise(opened, tmp_path):
 
 def test_sampled_responses_are_those_of_hf(opened, tmp_path):
     policy, engine = opened
-    sampling = Sampling(max_new_tokens=40, stop=("e",), stop_token_ids=(250, 251))
+    sampling = Sampling(max_new_tokens=24, stop=("ei",), stop_token_ids=(250, 251))
     expected = sampled(policy, hf_engine(policy), tmp_path, sampling)
     got = sampled(policy, engine, tmp_path, sampling)
     assert {r.finish for r in got} == {"stop", "length"}
+    assert sum(len(r.inserted) for r in got) > 8
     for a, b in zip(got, expected, strict=True):
         assert (a.tag, a.member, a.tokens, a.finish, a.notes) == (b.tag, b.member, b.tokens, b.finish, b.notes)
         assert a.logprobs == pytest.approx(b.logprobs, abs=NOISE)

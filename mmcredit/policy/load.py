@@ -20,9 +20,8 @@ from mmcredit.policy.visual_tokens import attach, pooler_of
 
 
 def resolve_path(path: str) -> str:
-    """The folder of a ``builtin:NAME`` model, which ships with this package or with one that brings components, the
-    folder itself (of a model or an adapter), or a hub id unchanged. Raises ValueError for a name that is not shipped
-    and for a path that does not exist."""
+    """The folder of a ``builtin:NAME`` model, the folder itself (of a model or an adapter), or a hub id unchanged.
+    Raises ValueError for a name that is not shipped and for a path that does not exist."""
     if path.startswith(BUILTIN):
         return str(builtin_folder(path))
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or (os.sep != "/" and os.sep in path)

@@ -273,7 +273,7 @@ def _start(policy: Policy, config: Settings, folder: Path) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_cache_gb))
     try:
-        from vllm import LLM
+        from vllm import LLM, EngineArgs
         from vllm.platforms import current_platform
     except ImportError as error:
         raise ValueError(
@@ -286,6 +286,8 @@ def _start(policy: Policy, config: Settings, folder: Path) -> Any:
         options = {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep}
     elif config.sleep:
         raise ValueError("rollout.engine.vllm.sleep gives GPU memory back, and this vLLM runs on the CPU; leave it out")
+    if hasattr(EngineArgs, "mm_device_do_normalize"):  # pixels come from the processor, normalised
+        options["mm_device_do_normalize"] = False
     try:
         return LLM(
             model=str(folder),
