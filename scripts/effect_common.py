@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import re
@@ -28,16 +29,25 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     return mean, T95.get(len(values), 1.96) * sd / math.sqrt(len(values))
 
 
-def cell(folder: Path, arm: str, seed: int, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """The result of an arm with a seed: as it lies in `folder`, else what `work` makes in a new run directory."""
+def cell(folder: Path, arm: str, seed: int, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any] | None:
+    """The result of an arm with a seed: as it lies in `folder`, else what `work` makes in a new run directory.
+
+    None for a cell that another process is at: several may share a folder.
+    """
     where = folder / re.sub(r"\W+", "_", arm) / f"seed-{seed}"
     done = where / "result.json"
     if done.is_file():
         return json.loads(done.read_text())
-    if (where / "run").exists():
-        shutil.rmtree(where / "run")  # a run that was broken off
-    found = {"arm": arm, "seed": seed, **work(where / "run")}
-    done.write_text(json.dumps(found, indent=1))
+    where.mkdir(parents=True, exist_ok=True)
+    with (where / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        if (where / "run").exists():
+            shutil.rmtree(where / "run")  # a run that was broken off
+        found = {"arm": arm, "seed": seed, **work(where / "run")}
+        done.write_text(json.dumps(found, indent=1))
     return found
 
 
