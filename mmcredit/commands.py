@@ -18,7 +18,7 @@ from mmcredit.deferred import load_now
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
 
-console = Console()
+console = Console(markup=False)  # names, paths and texts of runs may hold brackets
 PAGE_WIDTH = 116  # columns: longer lines are hard to read, and the formulas of the pages fit
 
 

@@ -24,7 +24,7 @@ from prm.spans import words
 from prm.ticker import Ticker
 from prm.verifier import ScriptedVerifier
 
-console = Console()
+console = Console(markup=False)
 
 
 def run(options: Namespace) -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from mmcredit.rewards.pool import RewardPool
 
-console = Console()
+console = Console(markup=False)
 
 
 def run(options: Namespace) -> int:

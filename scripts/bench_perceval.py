@@ -103,17 +103,22 @@ def table(seen: dict[str, list[dict[str, float]]]) -> str:
 
 
 def parts(seen: dict[str, list[dict[str, float]]]) -> str:
-    """CPU seconds of a step by part, medians; the share of the responses that the update runs."""
+    """CPU seconds of a step by part, medians; their sum beside GRPO's; the share of the responses that the update runs.
+
+    The rest of a run's CPU time (loading, writing files) is no part of a step that arms could differ in.
+    """
     lines = [
-        "| CPU s per step | " + " | ".join(PARTS) + " | rest | rows in the update |",
-        "|---|" + "---|" * (len(PARTS) + 2),
+        "| CPU s per step | " + " | ".join(PARTS) + " | together | beside GRPO | rows in the update |",
+        "|---|" + "---|" * (len(PARTS) + 3),
     ]
+    base = 0.0
     for arm, rounds in seen.items():
         own = {name: statistics.median(r[f"cpu_{name}"] for r in rounds) for name in PARTS}
-        rest = statistics.median(r["cpu"] - sum(r[f"cpu_{name}"] for name in PARTS) for r in rounds)
+        total = sum(own.values())
+        base = base or total
         active = statistics.median(r["active"] for r in rounds)
-        cells = " | ".join(f"{value:.3f}" for value in (*own.values(), rest))
-        lines.append(f"| {arm} | {cells} | {active:.0%} |")
+        cells = " | ".join(f"{value:.3f}" for value in (*own.values(), total))
+        lines.append(f"| {arm} | {cells} | {total / base:.3f} | {active:.0%} |")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import transformers
 from build_tiny_vlm import save
+from effect_video import evaluate, looking
 from tiny.architectures import build_model, build_processor
 from tiny.events import PATCH, Clips, Reader, Teacher, decoded_pictures, feature_table, train_language, train_tower
 from tiny.text import build_tokenizer
@@ -29,7 +30,7 @@ from video.event_clips import COLOURS, SHAPES
 from video.tags import add_tags
 
 NAME = "tiny-qwen3-vl-events"
-ASSETS = Path(__file__).resolve().parents[1] / "mmcredit" / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "video" / "assets"
 FAMILY = "tiny-qwen3-vl"
 
 
@@ -78,11 +79,15 @@ def main() -> int:
     stages["asking"] = train_language(reader, clips, seed, options.asking_steps, 24, 8, rate)
     trained = time.monotonic()
     save(model, processor, options.output)
+    # Measured on what a user loads: the weights after rounding to bfloat16, clips as files.
+    path = str(options.output)
+    tested = {mode: evaluate(path, (), t) for mode, t in (("greedy", 0.0), ("sampled", 1.0))}
     record = {
         "command": "python scripts/build_tiny_video.py",
         "seed": options.seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": stages,
+        "test": {**tested, "looking": looking(path, ())},
         "seconds": {"training": round(trained - start)},
         "processor_seconds": round(time.process_time() - worked),
         "versions": {

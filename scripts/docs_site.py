@@ -50,8 +50,9 @@ def on_files(files: Files, config: Any) -> Files:
     made["methods/index.md"] = methods_index(names)
     for path in sorted((ROOT / "benchmarks").glob("*.md")):
         made[f"benchmarks/{path.name}"] = path.read_text(encoding="utf-8")
-    for path in sorted((ROOT / "benchmarks").glob("*.svg")):
-        files.append(File.generated(config, f"benchmarks/{path.name}", content=path.read_bytes()))
+    folder = ROOT / "benchmarks"
+    for path in sorted([*folder.glob("*.svg"), *folder.glob("*/*.html")]):
+        files.append(File.generated(config, f"benchmarks/{path.relative_to(folder)}", content=path.read_bytes()))
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -67,7 +68,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         path, _, anchor = target.partition("#")
         anchor = f"#{anchor}" if anchor else ""
         up = "../" * here.count("/")
-        if found := re.fullmatch(r"\.\./benchmarks/([\w.-]+)", path):
+        if found := re.fullmatch(r"\.\./benchmarks/([\w./-]+)", path):
             return f"[{words}]({up}benchmarks/{found[1]}{anchor})"
         if found := re.fullmatch(r"\.\./docs/([\w.-]+)", path):
             return f"[{words}]({up}{found[1]}{anchor})"

@@ -32,15 +32,35 @@ def test_easy_vqa_asks_for_a_description_true_or_not():
     assert not holds("<think>The image shows a red circle.</think><answer>red</answer><answer>blue</answer>")
 
 
-def test_scenes_ask_for_the_descriptions_that_the_cold_start_teaches():
-    holds = form("scenes_describe")
+def test_scenes_ask_for_the_claims_that_the_cold_start_teaches():
+    (fields,) = [entry["claims"] for entry in config.load("scenes_describe", None, []).rewards if "claims" in entry]
+    reward = build("reward", {"claims": fields})
     taught = load_fit(SFTConfig, "sft_scenes_describe", []).data.train
     samples = build("source", {"scenes": {**taught["scenes"], "size": 60}}).load(MediaLimits())
-    assert all(holds(sample.meta["response"]) for sample in samples)
-    assert not holds("<think>There is one. there are 2 stars.</think><answer>2</answer>")
-    assert not holds("<think></think><answer>2</answer>")
+    assert set(reward([RewardItem(sample.meta["response"], None) for sample in samples])) == {1.0}
     truths = SceneOracle().verify([query_of(sample, sample.meta["response"]) for sample in samples])
     assert {said.status for said in truths} == {"clean"}
+
+
+@pytest.mark.parametrize(
+    ("thought", "value"),
+    [
+        ("There is a red star at the top left. there are 2 stars. the red star is a circle.", 1.0),  # true or not
+        ("There is a red star at the top left, a red circle at the center. there are 2 stars.", 1.0),
+        ("There is a red star. there are 2 stars.", 2 / 3),
+        ("There are 2 stars. There are 2  stars. there are 2 stars.", 1 / 3),  # said again is not said
+        ("There is a star at the purple square. the top of it. there are 2 stars.", 1 / 3 * 1 / 3),
+        ("Nothing", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_what_the_reward_claims_pays_for(thought, value):
+    reward = build("reward", {"claims": {"least": 3}})
+    blocks = f"<think>{thought}</think><answer>2</answer>"
+    for text in (blocks, blocks.replace("</think>", "</think>\n")):
+        assert reward([RewardItem(text, None)]) == [pytest.approx(value)]
+    for text in (thought, blocks + " and more", blocks.replace("</answer>", ""), blocks + blocks):
+        assert reward([RewardItem(text, None)]) == [0.0]
 
 
 @pytest.mark.parametrize("name", ["easy_vqa_perceval", "scenes_perceval"])

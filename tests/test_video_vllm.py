@@ -24,7 +24,7 @@ from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.rollout.reaction import Reply, Said
 from mmcredit.rollout.strategies.base import ReactingEngine, reacting
 from video.retrieval import Call
-from video.rollout import NOTE, Promise
+from video.rollout import Promise
 
 NOISE = 2e-4  # nats; vLLM's kernels in float32 against a plain forward
 FIELDS = {"any_token": {"max_retrievals": 2, "max_frames": 8, "max_inserted_tokens": 200}}
@@ -52,7 +52,7 @@ class Often(AnyToken):
         start = said.tokens[-1] % 3
         call = Call(start, start + 2 + given, 2, "ok")
         key, future = self.windows.start(self.media, call, self.windows.limits.max_frames)
-        return Promise(self, call, said.room, f"{NOTE}{given}", key, future)
+        return Promise(self, call, said.room, given, key, future)
 
 
 def sampled(policy: Any, engine: Any, folder: Path, sampling: Sampling) -> list[Response]:

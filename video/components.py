@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from mmcredit.policy.builtin import add_home
 from video.benchmarks.choices import MLVU, LVBench, VideoMME
 from video.benchmarks.grounding import ActivityNetMR, CharadesSTA
 from video.benchmarks.nextgqa import NExTGQA
@@ -31,3 +34,5 @@ __all__ = [
     "VideoMME",
     "WindowIoU",
 ]
+
+add_home(Path(__file__).parent / "assets")

@@ -82,14 +82,18 @@ class VideoEvents(TableSource):
         return f"{self.name} ({self.split})"
 
 
+@lru_cache(maxsize=1024)
+def file_of(event: Event) -> bytes:
+    """The clip's file, some ten kilobytes: a run reads a sample several times, and opens its sources more than once."""
+    return event.mp4()
+
+
 class EventRows:
     """The clips of one split; each is made when it is read."""
 
     def __init__(self, source: VideoEvents) -> None:
         self._source = source
-        # A rollout reads a sample several times; a clip's file is some ten kilobytes.
         self._event = lru_cache(maxsize=4096)(self._make)
-        self._file = lru_cache(maxsize=1024)(lambda index: self._event(index).mp4())
 
     def _make(self, index: int) -> Event:
         s = self._source
@@ -117,7 +121,7 @@ class EventRows:
             yield self._row(index).get(name)
 
     def read(self, index: int) -> dict[str, Any]:
-        return {**self._row(index), "video": self._file(index)}
+        return {**self._row(index), "video": file_of(self._event(index))}
 
     def _row(self, index: int) -> dict[str, Any]:
         s, event = self._source, self._event(index)

@@ -7,6 +7,8 @@ while other responses are sampled.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -66,6 +68,8 @@ class Windows:
     reads: dict[tuple[Any, ...], Future[Any]] = field(default_factory=dict)
     pieces: dict[tuple[Any, ...], Prompt] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)  # video -> the first error of its decoder
+    seconds: float = 0.0  # of reading, all threads together
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, media: Media, call: Call, most: int) -> tuple[tuple[Any, ...], Future[Any]]:
         """Begin to read a window of at most `most` frames; the same one is read once."""
@@ -84,8 +88,16 @@ class Windows:
             if encoder.load_video is None:
                 encoder.load_video = encoder.find_video()
             assert encoder.load_video is not None, "a prompt with a video was encoded without a reader"
-            self.reads[key] = self.pool.submit(encoder.load_video, window)
+            self.reads[key] = self.pool.submit(self._timed, encoder.load_video, window)
         return key, self.reads[key]
+
+    def _timed(self, load: Callable[[Media], Any], window: Media) -> Any:
+        began = time.perf_counter()
+        try:
+            return load(window)
+        finally:
+            with self._lock:
+                self.seconds += time.perf_counter() - began
 
     def piece(self, name: str, media: Media, key: tuple[Any, ...], found: Any) -> Prompt:
         """A window as tokens. The model's own layout of a video; a label of its times where that has none."""
@@ -214,7 +226,8 @@ class FrameRetrieval(Strategy):
     responses. Source: arXiv 2605.26680; unlike its release the keys and values of what was read are kept, labels are
     the times of the frames themselves, and inserted tokens are never trained on.
     Cost: the window's tokens are read once per response that asks for it; a window that several ask for is decoded and
-    encoded once. Noted: calls by status, windows, tokens inserted.
+    encoded once. Noted: calls by status, windows, tokens inserted, and where the seconds went: decoding windows (in
+    threads), reading prompts, sampling, reading insertions, waiting for windows.
     """
 
     gives = ("segments", "retrieval_call", "thought")
@@ -262,6 +275,8 @@ class FrameRetrieval(Strategy):
             yield Answers(Windows(policy, limits, pool), ids)
 
     def __call__(self, asks: Sequence[Ask], rest: Rest, stage: Stage) -> Batch:
+        engine = getattr(stage.engine, "spent", {})
+        before = dict(engine)
         with self.reactions(stage.policy) as answers:
             batch = stage.sample([replace(ask, reaction=answers(ask.sample)) for ask in asks])
         for video, problem in answers.windows.problems.items():
@@ -286,6 +301,8 @@ class FrameRetrieval(Strategy):
             windows=len({id(one.piece) for one in inserted}),
             insertions=len(inserted),
             inserted_tokens=sum(len(one.piece) for one in inserted),
+            decode_seconds=answers.windows.seconds,
+            **{f"{name}_seconds": seconds - before[name] for name, seconds in engine.items()},
         )
         signals = {name: values for name, values in rollouts.signals.items() if name not in told}
         return batch.replace_rollouts(rollouts.replace(signals={**signals, "retrieval_call": marked}))

@@ -86,9 +86,31 @@ def sort_runs(run_dirs: Sequence[str | Path]) -> Compared:
             notes.append(f"{run.path.name}: {text}")
     arms = _arms(runs)
     tasks = _tasks(arms)
+    notes += _same_seed(arms)
     compared = Compared(arms, tasks, notes, [])
     compared.pairs.extend(_pairs(compared))
     return compared
+
+
+def _same_seed(arms: Sequence[Arm]) -> list[str]:
+    """What to say of runs that are no independent repetitions: one seed, or the very same numbers."""
+    said = []
+    for arm in arms:
+        known: dict[Any, Run] = {}
+        for run in arm.runs:
+            key = (_questions(run), summary.at(run.config, "run.seed"))
+            first = known.setdefault(key, run)
+            if first is not run:
+                copied = [row.get("reward/mean") for row in first.metrics] == [
+                    row.get("reward/mean") for row in run.metrics
+                ]
+                what = (
+                    "hold the same numbers: one is a copy of the other" if copied else f"have one run.seed ({key[1]})"
+                )
+                said.append(
+                    f"{arm.label}: {first.path} and {run.path} {what}; an interval over seeds takes them for two"
+                )
+    return said
 
 
 def accuracy(run: Run) -> float:

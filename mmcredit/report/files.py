@@ -23,7 +23,7 @@ REPORT = "report.html"
 
 def replace_file(path: Path, content: bytes | str) -> None:
     """Write beside `path`, then rename over it. Raises OSError with the partial file removed."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -95,7 +95,7 @@ class Lines:
             self.removed = len(rows) - len(kept)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, "".join(_line(row) for row in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")  # a lone surrogate is no UTF-8
 
     def append(self, row: Mapping[str, Any]) -> None:
         """One line, handed to the operating system at once. Raises ValueError for NaN or a value JSON does not have."""

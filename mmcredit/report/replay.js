@@ -47,7 +47,8 @@ function refreshGroup() {
   [...list.children].forEach((node, i) => node.setAttribute("aria-selected", String(i === view.group)));
   list.setAttribute("aria-activedescendant", `group-${view.group}`);
   const entry = byId(`group-${view.group}`);
-  list.scrollTop = clamp(list.scrollTop, entry.offsetTop + entry.offsetHeight - list.clientHeight, entry.offsetTop);
+  const top = entry.getBoundingClientRect().top - list.getBoundingClientRect().top + list.scrollTop; // whatever is positioned
+  list.scrollTop = clamp(list.scrollTop, top + entry.offsetHeight - list.clientHeight, top);
   const prompt = make("div", { class: "prompt" });
   for (const place of group.media) {
     const uri = report.media[place];
@@ -75,7 +76,7 @@ function buildReplay() {
     list.append(make(
       "div",
       { class: "entry", role: "option", id: `group-${i}`, onclick: () => { view.group = i; refreshGroup(); } },
-      make("span", { class: "q", text: group.question || group.id }),
+      make("span", { class: "q", text: titleOf(group), title: group.question || group.id }),
       make("span", { class: "row" }, make("span", { text: `rewards ${rewards}` }), make("span", { text: `step ${group.step}` })),
     ));
   });

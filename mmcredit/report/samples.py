@@ -221,7 +221,7 @@ def _record(step: int, row: SampleRow) -> dict[str, Any]:
         "reward": float(row.reward),
         "parts": [{"name": k, "value": float(v)} for k, v in row.parts.items()],
         "truncated": bool(row.truncated),
-        "prompt": row.prompt,
+        "prompt": _text(row.prompt),
         "verdicts": [_verdict(verdict) for verdict in row.verdicts],
         "inserted": [
             {"at": one.at, "count": one.count, "media": list(one.media), "times": list(one.times)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -74,14 +75,19 @@ def header(run: Run) -> list[tuple[str, str]]:
     steps = [row["step"] for row in run.metrics]
     planned = at(run.config, "run.steps")
     done = f"{len(steps)}" + (f" of {planned}" if planned else "")
-    times = [row["time"] for row in (*run.metrics, *run.evaluations) if isinstance(row.get("time"), int | float)]
+    # In the order of writing: an evaluation after `step` steps comes before the line of that step. A clock that is put
+    # back takes nothing away.
+    written = [(row["step"] + 0.5, row.get("time")) for row in run.metrics]
+    written += [(row["step"], row.get("time")) for row in run.evaluations]
+    times = [t for _, t in sorted(written, key=lambda w: w[0]) if isinstance(t, int | float) and math.isfinite(t)]
+    taken = sum(max(0.0, after - before) for before, after in itertools.pairwise(times))
     facts = [
         ("model", str(at(run.config, "model.path") or "unknown")),
         ("weights", _trained(run)),
         ("credit", " + ".join(method_names(run)) or "unknown"),
         ("data", entry_name(at(run.config, "data.train") or "unknown")),
         ("steps", done),
-        ("wall time", duration(max(times) - min(times)) if len(times) > 1 else "unknown"),
+        ("wall time", duration(taken) if len(times) > 1 else "unknown"),
     ]
     group, prompts = at(run.config, "rollout.group"), at(run.config, "rollout.prompts")
     if group and prompts:

@@ -222,7 +222,7 @@ class Fit:
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
-                self.progress.say(f"[red]{error}[/red]")
+                self.progress.say(str(error), "red")
         self.world.barrier()
 
     def _restore(self, saved: Mapping[str, Any]) -> None:

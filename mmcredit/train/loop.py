@@ -262,7 +262,7 @@ class Trainer:
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
-                self.progress.say(f"[red]{error}[/red]")
+                self.progress.say(str(error), "red")
             self.world.barrier()
 
     def _saved_part(self, name: str) -> None:
@@ -323,7 +323,7 @@ class Trainer:
     def _event(self, message: str, kind: Any = "note", level: Any = "info") -> None:
         self.records.events.write(self.step, message, kind=kind, level=level)
         if level != "info":
-            self.progress.say(f"[yellow]step {self.step}: {message}[/yellow]")
+            self.progress.say(f"step {self.step}: {message}", "yellow")
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Outcome:

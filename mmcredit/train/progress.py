@@ -20,7 +20,7 @@ class Progress:
     """Progress of a run on a console. On a terminal bars move; elsewhere a line is printed every few seconds."""
 
     def __init__(self, console: Console | None = None, quiet: bool = False, line_seconds: float = 10.0) -> None:
-        self.console = console or Console(stderr=False)
+        self.console = console or Console(markup=False)
         self.quiet = quiet
         self.line_seconds = line_seconds
         self.total = 0
@@ -66,9 +66,10 @@ class Progress:
 
     def words(self, metrics: Mapping[str, float]) -> str:
         """What a line says of a step, besides its gradient and its time."""
+        flagged = metrics.get("verify/flagged_rate")
         return (
             f"reward {metrics['reward/mean']:.3f}  length {metrics['response/length_mean']:.1f}  "
-            f"no signal {metrics['group/zero_signal']:.0%}"
+            f"no signal {metrics['group/zero_signal']:.0%}" + ("" if flagged is None else f"  flagged {flagged:.0%}")
         )
 
     def evaluation(self, step: int, total: int) -> None:
@@ -84,10 +85,10 @@ class Progress:
         if self.total == 0 or step >= self.total:
             self.stop()
 
-    def say(self, text: str) -> None:
-        """A line for the person."""
+    def say(self, text: str, style: str | None = None) -> None:
+        """A line for the person, as it stands: messages quote responses, which may hold brackets."""
         if not self.quiet:
-            self.console.print(text, highlight=False)
+            self.console.print(text, style=style, highlight=False, markup=False)
 
     def stop(self) -> None:
         """Take the bars down."""

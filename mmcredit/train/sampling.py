@@ -270,10 +270,14 @@ class SamplingStage:
         return found[view]
 
     def spend(self, name: str, **amounts: float) -> None:
-        """Extra work of the strategy `name`: in cost.json as the stage rollout/NAME, and noted for the step."""
+        """Extra work of the strategy `name`: in cost.json as the stage rollout/NAME, and noted for the step.
+
+        Amounts named seconds are not noted: a run that is repeated has the same notes.
+        """
         self.costs.add(f"rollout/{name}", **amounts)
         for amount, value in amounts.items():
-            self.note(f"{name}/{amount}", value)
+            if not amount.endswith("seconds"):
+                self.note(f"{name}/{amount}", value)
 
     def _rewards(self, items: Sequence[RewardItem]) -> tuple[list[float], Mapping[str, list[float]]]:
         with self.costs.stage("rewards"):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mmcredit.data.sample import Sample
     from prm.verifier import Verifier
 
-console = Console()
+console = Console(markup=False)
 TRAIN, TEST = "train.jsonl", "test.jsonl"
 
 

@@ -128,7 +128,7 @@ def _print_notes(found: Results, console: Console) -> None:
     note = scoring_note(found)
     for text in [note, *found.notes]:
         if text is not None:
-            console.print(f"  [yellow]note:[/yellow] {text}", highlight=False)
+            console.print(f"  note: {text}", style="yellow", highlight=False, markup=False)
     if summary.flags:
         flags = ", ".join(f"{name} {count}" for name, count in summary.flags.items())
         console.print(f"  flags: {flags}", highlight=False, markup=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -46,7 +47,8 @@ class HFEngine:
             ),
             0,
         )
-        self.waited = 0.0  # seconds in which nothing was sampled, for what reactions had promised
+        # Seconds: reading prompts, sampling, reading insertions, and waiting for what reactions had promised.
+        self.spent = dict.fromkeys(("prompts", "sampling", "insertions", "waiting"), 0.0)
         self._strings: tuple[tuple[str, ...], StopStrings | None] = ((), None)  # of the last call
 
     @torch.no_grad()
@@ -108,18 +110,21 @@ class HFEngine:
                 limits = [requests[order[n][0]].new_tokens(sampling.max_new_tokens) for _, n in wave.rows]
                 rows = _rows(wave, seeds, limits, decoder.device)
                 self._count(wave)
-                ready = prefill(decoder, wave, wave.new_tokens, self.config.prefill_tokens)
+                with timed(self.spent, "prompts"):
+                    ready = prefill(decoder, wave, wave.new_tokens, self.config.prefill_tokens)
                 hook = self.wave_hook(wave, sampling)
                 ready.cache.keeps_prompts = reactions is not None
                 batch: tuple[Prefilled, Rows] | None = ready, rows
                 while batch is not None:
-                    with torch.inference_mode():
+                    with torch.inference_mode(), timed(self.spent, "sampling"):
                         decode(decoder, *batch, sampler, stop, finish, progress, hook, reactions)
                     batch = None
                     if reactions is not None and reactions.waiting:
-                        batch = reactions.go_on(decoder, ready.cache, ended, self.config.prefill_tokens)
+                        with timed(self.spent, "insertions"):
+                            batch = reactions.go_on(decoder, ready.cache, ended, self.config.prefill_tokens)
         if reactions is not None:
-            self.waited += reactions.seconds
+            self.spent["waiting"] += reactions.seconds
+            self.spent["insertions"] -= reactions.seconds
         decoder.cost.seconds += time.perf_counter() - began
         assert all(response is not None for response in out)
         return [response for response in out if response is not None]
@@ -148,6 +153,16 @@ class HFEngine:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+
+@contextmanager
+def timed(spent: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's wall time to `spent`."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent[name] += time.perf_counter() - began
 
 
 def _rows(wave: Wave, seeds: Sequence[int], limits: Sequence[int], device: torch.device) -> Rows:

@@ -20,7 +20,27 @@ from mmcredit.rollout.history import History
 from mmcredit.rollout.reaction import STRAGGLERS, Promised, Reply, Said
 
 if TYPE_CHECKING:
-    from mmcredit.rollout.engines.vllm.engine import VLLMEngine
+    from mmcredit.policy.policy import Policy
+    from mmcredit.policy.prompt import Prompt
+
+
+class Sampler(Protocol):
+    """What is asked of the engine."""
+
+    policy: Policy
+    counts: dict[str, int]
+    waited: float
+
+    @property
+    def llm_engine(self) -> Any:
+        """vLLM's own engine."""
+        ...
+
+    def said(
+        self, prompt: Prompt, prefix: Sequence[int], output: Any, sampling: Sampling
+    ) -> tuple[list[int], list[float], str]:
+        """Tokens, log-probs and how it ended, of an output of vLLM."""
+        ...
 
 
 class Parameters(Protocol):
@@ -52,13 +72,15 @@ class Turn:
         """As the engine returns it."""
         h = self.history
         end: Literal["stop", "length"] = "stop" if self.stopped else "length"
-        return Response(self.request.tag, self.member, h.tokens, h.logprobs, end, dict(h.notes), tuple(h.inserted))
+        answered = self.request.reaction is not None
+        notes, inserted = dict(h.notes), tuple(h.inserted)
+        return Response(self.request.tag, self.member, h.tokens, h.logprobs, end, notes, inserted, answered)
 
 
 class Insertions:
     """One call of the engine whose requests have reactions, or media that vLLM is not to read itself."""
 
-    def __init__(self, engine: VLLMEngine, sampling: Sampling, end_ids: Sequence[int], parameters: Parameters) -> None:
+    def __init__(self, engine: Sampler, sampling: Sampling, end_ids: Sequence[int], parameters: Parameters) -> None:
         self.engine, self.sampling, self.end_ids, self.parameters = engine, sampling, frozenset(end_ids), parameters
         self.llm = engine.llm_engine
         self.running: dict[str, Turn] = {}
