@@ -84,7 +84,10 @@ class LocalVerifier:
         try:
             responses = self.engine.generate(requests, self.sampling)
         except (ValueError, RuntimeError) as error:  # too long for the model; logits that are not finite
-            return [said or failed(f"model: {error}") for said in out]
+            if len(queries) == 1:
+                return [out[0] or failed(f"model: {error}")]
+            half = len(queries) // 2  # one query must not take the others along
+            return [*self._batch(queries[:half]), *self._batch(queries[half:])]
         seconds = (time.monotonic() - began) / max(1, len(responses))
         lengths = {request.tag: len(request.prompt) for request in requests}
         for response in responses:
@@ -95,7 +98,8 @@ class LocalVerifier:
                 "new_tokens": float(len(response.tokens)),
                 "seconds": seconds,
             }
-            out[response.tag] = replace(parse_verification(text), usage=usage)
+            said = parse_verification(text, cut=response.finish == "length")
+            out[response.tag] = replace(said, usage=usage)
         assert all(said is not None for said in out)
         return [said for said in out if said is not None]
 

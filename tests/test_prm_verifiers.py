@@ -243,6 +243,18 @@ def test_local_model_answers_every_query():
     assert verification_sample(queries[0], "full").messages[0]["role"] == "system"
 
 
+def test_a_response_that_is_too_long_for_the_model_does_not_take_the_others_along():
+    model, processor = tiny_vl()
+    policy = Policy(model, processor.tokenizer, processor)
+    local = LocalVerifier(policy, "tiny", layout="short", max_new_tokens=4)
+    queries = [Query("what color?", f"red {i}", sample_id=str(i)) for i in range(4)]
+    queries.insert(2, Query("what color?", "red " * model.config.get_text_config().max_position_embeddings))
+    found = local.verify(queries)
+    assert [said.status for said in found] == ["parse_error"] * 2 + ["prm_error"] + ["parse_error"] * 2
+    assert "exceed the model's" in found[2].error
+    assert [said.raw for said in found if said.raw] == [said.raw for said in local.verify(queries[:2] + queries[3:])]
+
+
 def test_scene_oracle_flags_the_word_at_which_a_claim_becomes_false():
     scene = Scene(
         (

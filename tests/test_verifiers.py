@@ -19,6 +19,7 @@ from mmcredit.data.sample import Sample
 from mmcredit.report.gallery import pack_response
 from mmcredit.report.samples import read_samples
 from mmcredit.train.loop import Trainer, train
+from mmcredit.train.progress import Progress
 from mmcredit.verifiers.background import Verifying
 from mmcredit.verifiers.base import RunContext, Span, Verdict, Verifier
 
@@ -318,3 +319,10 @@ def test_groups_that_a_strategy_samples_anew_are_asked_about_as_they_come(tmp_pa
 def test_the_committed_table_of_an_older_run_can_still_be_read():
     row = {"member": 0, "reward": 1.0, "response": "ab", "pieces": ["ab"], "token_ids": [1], "advantages": [0.5]}
     assert "verdicts" not in pack_response(row)
+
+
+def test_the_line_of_a_step_tells_the_share_of_flagged_responses():
+    metrics = {"reward/mean": 0.5, "response/length_mean": 12.0, "group/zero_signal": 0.25}
+    words = Progress(quiet=True).words
+    assert words(metrics | {"verify/flagged_rate": 0.625}) == words(metrics) + "  flagged 62%"
+    assert "flagged" not in words(metrics)

@@ -76,12 +76,12 @@ class AnyToken(Answering):
 
     def __call__(self, said: Said) -> Reply | Promise:
         """A window for every second of these tokens, at most two."""
-        token, note = said.tokens[-1], f"{NOTE}{len(said.inserted)}"
+        token, number = said.tokens[-1], len(said.inserted)
         if len(said.inserted) >= self.windows.limits.max_retrievals or token % 3:
             return Reply(notes={f"{NOTE}9": float(STATUSES.index("ignored"))})
         call = Call(token % 5, token % 5 + 2 + token % 3, 1 + token % 3, "ok")
         key, future = self.windows.start(self.media, call, self.windows.limits.max_frames)
-        return Promise(self, call, said.room, note, key, future)
+        return Promise(self, call, said.room, number, key, future)
 
 
 class AnyAnswers(Answers):

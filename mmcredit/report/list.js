@@ -100,7 +100,7 @@ class GroupList {
         class: "entry", role: "option", id: `group-${i}`, "aria-selected": String(i === this.selected),
         "aria-setsize": this.groups.length, "aria-posinset": i + 1, onclick: () => this.choose(i),
       },
-      make("span", { class: "q", text: group.question || group.id }),
+      make("span", { class: "q", text: titleOf(group), title: group.question || group.id }),
       make("span", { class: "row" }, dots, make("span", { text: `${group.right}/${group.members.length} right, step ${group.step}` })),
     );
     node.style.top = `${i * ROW}px`;

@@ -76,7 +76,7 @@ function buildReplay() {
     list.append(make(
       "div",
       { class: "entry", role: "option", id: `group-${i}`, onclick: () => { view.group = i; refreshGroup(); } },
-      make("span", { class: "q", text: group.question || group.id }),
+      make("span", { class: "q", text: titleOf(group), title: group.question || group.id }),
       make("span", { class: "row" }, make("span", { text: `rewards ${rewards}` }), make("span", { text: `step ${group.step}` })),
     ));
   });

@@ -76,6 +76,21 @@ function verdictNode(verdict) {
   );
 }
 
+// In a list, what all questions begin with says nothing: it is left out, up to a word's beginning.
+const sharedStart = (() => {
+  const questions = (report.groups || report.samples.flatMap((step) => step.groups)).map((group) => group.question || "");
+  const [low, high] = questions.reduce(([a, b], q) => [q < a ? q : a, q > b ? q : b], [questions[0] || "", questions[0] || ""]);
+  let length = 0;
+  while (length < low.length && low[length] === high[length]) length += 1;
+  length = low === high ? 0 : low.lastIndexOf(" ", length - 1) + 1;
+  return length >= 24 ? length : 0;
+})();
+
+function titleOf(group) {
+  const question = group.question || group.id;
+  return sharedStart ? `… ${question.slice(sharedStart)}` : question;
+}
+
 function creditOf(member) {
   return member.pieces.map((_, i) => (valueAt(member.mask, i) ? valueAt(member.advantage, i) : null)).filter((v) => v !== null);
 }

@@ -66,9 +66,10 @@ class Progress:
 
     def words(self, metrics: Mapping[str, float]) -> str:
         """What a line says of a step, besides its gradient and its time."""
+        flagged = metrics.get("verify/flagged_rate")
         return (
             f"reward {metrics['reward/mean']:.3f}  length {metrics['response/length_mean']:.1f}  "
-            f"no signal {metrics['group/zero_signal']:.0%}"
+            f"no signal {metrics['group/zero_signal']:.0%}" + ("" if flagged is None else f"  flagged {flagged:.0%}")
         )
 
     def evaluation(self, step: int, total: int) -> None:

@@ -24,7 +24,7 @@ class VLLM(Settings):
 
     A prompt goes in as token ids with one placeholder per image, and its images as pictures; that vLLM expands them to
     the ids that the trainer scores is checked for every prompt. Prompts with videos, and responses that are given
-    something in their middle (strategy `retrieval`), go in as the trainer's own ids and pixels (Qwen-VL families); such
+    something in their middle (strategy `retrieval`), go in as the trainer's own ids and pixels (videos: Qwen3-VL); such
     a response is stopped and sent again, and the prefix cache holds what was read.
 
     After an update the weights are loaded anew, a LoRA adapter merged into them on the way, names checked against the

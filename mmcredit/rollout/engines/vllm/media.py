@@ -14,6 +14,8 @@ import torch
 from mmcredit.policy.vision import TILES, items
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmcredit.policy.policy import Policy
     from mmcredit.policy.prompt import Prompt
 
@@ -36,6 +38,12 @@ def engine_input(policy: Policy, tokens: Sequence[int], parts: Sequence[tuple[in
                 f"sample {part.sample_id}: engine 'vllm' takes videos and insertions of the Qwen-VL families only; use "
                 "rollout.engine=hf"
             )
+        if not torch.equal(_counted(policy, part), part.positions):
+            raise ValueError(
+                f"sample {part.sample_id}: vLLM counts the positions of this video otherwise than the model that is "
+                "trained (text goes on behind the last frame's time there, behind its size here); use "
+                "rollout.engine=hf, or a model of the family Qwen3-VL"
+            )
     placed = [one for start, part in shown for one in _places(policy, start, part)]
     kinds = [kind for kind in _NAMES if any(item.kind == kind for item, _ in placed)]
     return mm_input(
@@ -49,6 +57,40 @@ def engine_input(policy: Policy, tokens: Sequence[int], parts: Sequence[tuple[in
 def _labelled(policy: Policy) -> bool:
     """Whether this family writes times between the frames of a video."""
     return hasattr(policy.processor, "_calculate_timestamps")
+
+
+def _counted(policy: Policy, part: Prompt) -> Tensor:
+    """[3,n] positions as vLLM counts them: behind a medium they go on from the largest of its own."""
+    config: Any = policy.body.model.config.vision_config
+    seconds = iter(part.media.get("second_per_grid_ts", torch.zeros(0)).flatten().tolist())
+    pads = torch.tensor(sorted(policy.body.kinds.values()))
+    runs: dict[str, list[tuple[int, int, int, float]]] = {
+        "image": [],
+        "video": [],
+    }  # frames, rows, columns, time of one
+    for item in items(part):
+        assert item.grid is not None
+        frames, rows, columns = item.grid.tolist()
+        size = rows // config.spatial_merge_size, columns // config.spatial_merge_size
+        if item.kind == "video" and _labelled(policy):
+            runs["video"] += [(1, *size, 1.0)] * frames
+        else:
+            step = next(seconds, 1.0) * getattr(config, "tokens_per_second", 1.0) if item.kind == "video" else 1.0
+            runs[item.kind].append((frames, *size, step))
+    name = {token: kind for kind, token in policy.body.kinds.items()}
+    out, at, following = [], 0, 0
+    places = torch.isin(part.tokens, pads).nonzero()[:, 0].tolist()
+    while places:
+        first = places[0]
+        frames, rows, columns, step = runs[name[int(part.tokens[first])]].pop(0)
+        out.append((torch.arange(first - at) + following).expand(3, -1))
+        grid = torch.cartesian_prod(torch.arange(frames), torch.arange(rows), torch.arange(columns)).view(-1, 3).t()
+        grid = torch.stack([(grid[0] * step).long(), grid[1], grid[2]]) + following + first - at
+        out.append(grid)
+        at, following = first + grid.shape[1], int(grid.max()) + 1
+        places = places[grid.shape[1] :]
+    out.append((torch.arange(len(part.tokens) - at) + following).expand(3, -1))
+    return torch.cat(out, -1)
 
 
 def _places(policy: Policy, start: int, part: Prompt) -> list[tuple[Any, Any]]:
