@@ -14,6 +14,7 @@ pytest.importorskip("deepspeed", reason="the extra deepspeed is not installed")
 
 SERVER = {"server": {"engine": "hf", "threads": 1}}
 STAGE = {"deepspeed": {"stage": 3}}
+AHEAD = {"rollout__ahead": 1, "objective__mismatch": {"kind": "token_tis"}}
 
 
 def plan(tmp_path: Path, name: str, engine: Any, **changes: Any) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def plan(tmp_path: Path, name: str, engine: Any, **changes: Any) -> dict[str, An
 
 def test_every_update_is_probed(tmp_path: Path) -> None:
     """One client of a server for all ranks, with and without a batch in flight; an engine of each rank's own."""
-    plans = {"one": plan(tmp_path, "one", SERVER), "ahead": plan(tmp_path, "ahead", SERVER, rollout__ahead=1)}
+    plans = {"one": plan(tmp_path, "one", SERVER), "ahead": plan(tmp_path, "ahead", SERVER, **AHEAD)}
     noise = dict.fromkeys(plans, 1e-5)
     if importlib.util.find_spec("vllm"):
         plans["own"], noise["own"] = plan(tmp_path, "own", {"vllm": {"max_model_len": 1024}}), 2e-4
