@@ -23,7 +23,8 @@ sampled token by continuations of its prefix, or by listing all responses, and c
 on one thread of a shared CPU; `letters` with `--exact` in place of continuations. `steps` and `letters` are
 `configs/audits/*.yaml`, on models that `scripts/audit_cold_starts.py` makes from the shipped tiny Qwen3. `scenes` and
 `easy-vqa` are asked about by their oracles (`verifiers=[{scene_oracle: {groups: all}}]`). Each section states its
-number of prompts and the standard error of its truth. One of the pages that an audit writes:
+number of prompts and the standard error of its truth: `steps` and `scenes` have fewer than 200, for want of time (of
+`scenes`, the column `sampled` is over 80 prompts). `--dense` is 8 in `steps`. One of the pages that an audit writes:
 [letters](audit/letters.html).
 
 How to read it. Intervals are 95 % bootstraps over prompts; an interval of the difference to GRPO that holds 0 says that
