@@ -158,17 +158,15 @@ def two_models(options: Namespace, small: str, large: str) -> list[str]:
     alone = build("decoding", {"r2r": {"large": large}}).open(policy).alone()
     for name, engine in zip(names, alone.values(), strict=True):
         table.add(name, config, policy, engine)
-    entries: dict[str, Any] = {
-        f"r2r, entropy at {t} nats": {"r2r": {"large": large, "threshold": t}} for t in (0.1, 0.45)
-    }
+    entries: dict[str, Any] = {}
+    for threshold, tau in ((0.1, 0.05), (0.45, 0.2)):
+        entries[f"r2r, entropy at {threshold} nats"] = {"r2r": {"large": large, "threshold": threshold}}
+        fields = {"target": large, "tau": tau, "sep": SEPARATOR}
+        entries[f"arbitrage, confidence, tau {tau}"] = {"arbitrage": fields}
     entries["r2r, at random, 0.15 of the tokens"] = {"r2r": {"large": large, "router": "random", "threshold": 0.85}}
     head = options.output / "router"
     if (head / "router.json").exists():
         entries["r2r, trained head"] = {"r2r": {"large": large, "router": "head", "head": str(head)}}
-    entries |= {
-        f"arbitrage, confidence, tau {t}": {"arbitrage": {"target": large, "tau": t, "sep": SEPARATOR}}
-        for t in (0.05, 0.2)
-    }
     for name, entry in entries.items():
         if name not in table.rows:
             table.add(name, config, policy, build("decoding", entry).open(policy))
