@@ -33,7 +33,8 @@ its gradient points the true way, so its cosine is high already and what a metho
 The correlations look at single tokens, where uniform credit says little. The row `spo_chain before every token` has its
 own continuations, none of them shared with the truth; its distance to the row `truth` is noise of both sides, which
 `corrected` takes out on the side of the truth only. `spo_tree` credits edges of trees of its own: other responses of
-the same prompts, so nothing of its row is paired. Methods that read the image equal GRPO on text.
+the same prompts, so nothing of its row is paired; trees were grown for `letters` only. Methods that read the image
+equal GRPO on text.
 """
 COLUMNS = (
     ("gradient cosine", "gradient"), ("over GRPO", "gradient_over_grpo"), ("correlation", "correlation"),
