@@ -23,7 +23,8 @@ sampled token by continuations of its prefix, or by listing all responses, and c
 on one thread of a shared CPU; `letters` with `--exact` in place of continuations. `steps` and `letters` are
 `configs/audits/*.yaml`, on models that `scripts/audit_cold_starts.py` makes from the shipped tiny Qwen3. `scenes` and
 `easy-vqa` are asked about by their oracles (`verifiers=[{scene_oracle: {groups: all}}]`). Each section states its
-number of prompts and the standard error of its truth. One of the pages that an audit writes:
+number of prompts and the standard error of its truth: `steps` and `scenes` have fewer than 200, for want of time (of
+`scenes`, the column `sampled` is over 80 prompts). `--dense` is 8 in `steps`. One of the pages that an audit writes:
 [letters](audit/letters.html).
 
 How to read it. Intervals are 95 % bootstraps over prompts; an interval of the difference to GRPO that holds 0 says that
@@ -32,7 +33,8 @@ its gradient points the true way, so its cosine is high already and what a metho
 The correlations look at single tokens, where uniform credit says little. The row `spo_chain before every token` has its
 own continuations, none of them shared with the truth; its distance to the row `truth` is noise of both sides, which
 `corrected` takes out on the side of the truth only. `spo_tree` credits edges of trees of its own: other responses of
-the same prompts, so nothing of its row is paired. Methods that read the image equal GRPO on text.
+the same prompts, so nothing of its row is paired; trees were grown for `letters` only. Methods that read the image
+equal GRPO on text.
 """
 COLUMNS = (
     ("gradient cosine", "gradient"), ("over GRPO", "gradient_over_grpo"), ("correlation", "correlation"),
