@@ -10,7 +10,8 @@ from mmcredit.usage import end_with
 
 # Commands of docs/verifiers.md, which tests/test_docs_commands.py runs.
 EXAMPLES = {
-    "refine": "mmcredit refine easy_vqa --policy runs/perceval/model --prm easy_vqa_oracle --limit 40 --k 1,2,4",
+    "refine": "mmcredit refine easy_vqa --policy runs/perceval/model --prm builtin:tiny-prm-easy-vqa "
+    "--limit 40 --k 1,2,4",
     "prm-train": "mmcredit prm-train configs/prm/easy_vqa.yaml",
     "prm-evaluate": "mmcredit prm-evaluate --prm runs/prm-easy-vqa "
     '--data "{spans: {path: runs/prm-easy-vqa/test.jsonl}}"',

@@ -274,9 +274,9 @@ def _accuracy(values: Sequence[Sequence[float]]) -> Interval:
 
 
 def _print(summary: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(
-        "strategy", "k", "accuracy", "95 % interval", "generated tokens", "of the verifier", "cycles", "stops"
-    )
+    table = Table()
+    for heading in ("strategy", "k", "accuracy", "95 % interval", "tokens", "verifier's", "cycles"):
+        table.add_column(heading, no_wrap=True)  # in 80 columns names would be cut short
     for row in summary:
         table.add_row(
             row["strategy"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -137,7 +138,7 @@ def plot(found: list[dict[str, Any]], before: dict[str, Any], path: Path) -> Non
 
 HEAD = """# Segment-decoupled credit on clips with events
 
-`python scripts/effect_video.py` trains `configs/video_events.yaml` from the shipped `builtin:tiny-qwen3-vl-events`
+`{command}` trains `configs/video_events.yaml` from the shipped `builtin:tiny-qwen3-vl-events`
 ({steps} steps of {prompts} x {group} responses, {tokens} sampled tokens at most in each) and answers {clips} clips of
 the test split. Every arm has the same prompts, rollouts and token limit.
 
@@ -155,7 +156,9 @@ def head(overrides: Sequence[str]) -> str:
     run = run_config.load(CONFIG, None, list(overrides))
     clips = run.data.evaluate["video_events"]["size"]  # type: ignore[index]
     rollout = run.rollout
+    command = " ".join(["python scripts/effect_video.py", *(shlex.quote(each) for each in overrides)])
     return HEAD.format(
+        command=command,
         steps=run.run.steps,
         prompts=rollout.prompts,
         group=rollout.group,

@@ -54,6 +54,6 @@ def test_what_stands_behind_the_call_decides_the_answer(loaded) -> None:
         texts = [policy.decode(r.tokens) for r in said]
         right[window] = sum(f"<answer>{s.answer}<" in t for s, t in zip(samples, texts, strict=True)) / CLIPS
         asked[window] = sum(bool(r.inserted) for r in said) / CLIPS
-    assert min(asked.values()) > 0.9
+    assert min(asked.values()) > 0.8
     assert right["gold"] > 0.8
     assert right["other"] < 0.5
