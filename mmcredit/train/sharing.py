@@ -34,6 +34,8 @@ class SharedEngine:
 
     def __init__(self, inner: RolloutEngine, world: World, whole: Callable[[], AbstractContextManager[None]]) -> None:
         self.inner, self.world, self.whole = inner, world, whole
+        if getattr(inner, "probe", None) is not None:
+            self.inner.probe = None  # type: ignore[attr-defined]  # of an engine per rank: not tried
 
     @property
     def hook(self) -> Any:
@@ -63,18 +65,6 @@ class SharedEngine:
         """Take over the policy's present weights."""
         with self.whole():
             self.inner.sync()
-
-    def report(self) -> tuple[dict[str, float], list[str]]:
-        """Of all ranks: the largest of each number, and what any of them has to say. Called by all."""
-        if not hasattr(self.inner, "report"):
-            return {}, []
-        own = self.inner.report()
-        found: dict[str, float] = {}
-        said: list[str] = []
-        for rank, (numbers, words) in enumerate(self.world.gather(own)):
-            found |= {name: max(value, found.get(name, value)) for name, value in numbers.items()}
-            said += [f"rank {rank}: {each}" for each in words]
-        return found, said
 
     def rest(self) -> None:
         """The sampling of a step is over."""
@@ -119,10 +109,10 @@ class OneEngine:
 
     def submit(self, requests: Sequence[Request], sampling: Sampling) -> Callable[..., list[Response]]:
         """Begin to sample beside the training; the function returned waits for the responses, on every rank."""
-        begun: list[Any] = []
-        with self._probing():  # an error of the probe is raised on all ranks
-            self.world.from_first(lambda: begun.append(self.inner.submit(requests, sampling)))
-        return lambda progress=None: _heard(self.world.from_first(lambda: _told(begun[0](progress))))  # type: ignore[misc]
+        if self.inner is not None and self.inner.probe is not None:
+            self.inner.probe.due = False  # it would read weights that the other ranks train
+        begun = self.inner.submit(requests, sampling) if self.world.writes else None
+        return lambda progress=None: _heard(self.world.from_first(lambda: _told(begun(progress))))  # type: ignore[misc]
 
     def sync(self) -> None:
         """Take over the policy's present weights."""
