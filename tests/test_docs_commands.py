@@ -45,7 +45,7 @@ NOT_RUN = {
     "docs/models.md": 1,  # fetches a model
     "docs/outputs.md": 1,  # serves until it is interrupted
     "docs/rollout.md": 2,  # fetches vLLM; serves until it is interrupted
-    "docs/several-processes.md": 1,  # needs DeepSpeed
+    "docs/several-processes.md": 3,  # need DeepSpeed
     "docs/verifiers.md": 1,  # needs vLLM
 }
 PAGES = [path.relative_to(ROOT).as_posix() for path in pages()]

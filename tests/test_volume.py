@@ -67,7 +67,7 @@ def test_a_tree_is_as_large_as_it_grows(branching, leaves):
     strategy = SPOTreeSampling(branching=branching, max_leaves=leaves)
     asks = [Ask(sample(n), prompt(n), (i + 1,)) for i, n in enumerate("ab")]
     strategy(asks, lambda asks: None, stage)
-    segments, found_leaves, tokens = tree_size(branching, 9, strategy._segment(9), 2, leaves)
+    segments, found_leaves, tokens = tree_size(branching, 9, strategy.segment(9), 2, leaves)
     assert stage.spent["segments"] == segments
     assert stage.spent["leaves"] == found_leaves
     assert stage.spent["tokens"] == tokens
