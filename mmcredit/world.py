@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +38,11 @@ class World:
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place. Where every element is 0 on all ranks but one, this puts parts together."""
         return tensor
+
+    def totals(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`total` of tensors that have names, which all ranks have in common. By name, whatever the order they come in:
+        names out of a set come in another order in every process (strings hash differently), and would be swapped."""
+        return {name: self.total(named[name]) for name in sorted(named)}
 
     def gather(self, value: Any) -> list[Any]:
         """The plain data (dicts, lists, numbers, text) of every rank, by rank."""

@@ -273,12 +273,12 @@ class Policy:
                 if progress is not None:
                     progress(len(batch.rows))
         for view, names in wanted.items():
+            outputs = out.setdefault(view, {})
             for name in names:
                 tail = (int(self.body.config.hidden_size),) if name == "head_input" else ()
-                outputs = out.setdefault(view, {})
                 whole = outputs.get(name)
-                whole = torch.zeros(b, t, *tail, device=device) if whole is None else whole.view(b, t, *tail)
-                outputs[name] = self.world.total(whole)
+                outputs[name] = torch.zeros(b, t, *tail, device=device) if whole is None else whole.view(b, t, *tail)
+            out[view] = self.world.totals(outputs)
         return out
 
     def _whole(self) -> AbstractContextManager[None]:

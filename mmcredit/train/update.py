@@ -187,8 +187,8 @@ class Updater:
                 told += len(rows)
         if advance is not None and told < len(rollouts):  # rows without gradient, and those of other ranks
             advance(len(rollouts) - told)
-        for values in (own, *collected.values()):
-            world.total(values)
+        world.total(own)
+        world.totals(collected)
         logprobs[active] = own[active]
         if views is not None:
             views.backward(logprobs)

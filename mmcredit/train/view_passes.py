@@ -219,8 +219,7 @@ class MiniBatchViews:
         if self.together:
             self._backward_together(logprobs)
             return
-        for gradient in self.gradients.values():
-            self.stage.policy.world.total(gradient)
+        self.stage.policy.world.totals(self.gradients)
         for k in range(self.stage.count):
             chosen = torch.stack([(g[k] != 0).any(1) for g in self.gradients.values()]).any(0)
             for rows, counts in self._micro_batches(chosen, self.stage.token_budget):
@@ -243,8 +242,7 @@ class MiniBatchViews:
                 continue
             for name, value in found.items():
                 self.values[name][:, rows] = value.detach().to(self.values[name].dtype)
-        for value in self.values.values():
-            stage.policy.world.total(value)
+        stage.policy.world.totals(self.values)
 
     def _micro_batches(self, chosen: Tensor, budget: int) -> Iterator[tuple[Tensor, bool]]:
         """Rows of each of this rank's micro-batches of the responses `chosen` [B] bool, and whether it counts."""
