@@ -53,7 +53,7 @@ def evaluate(actions: Any) -> None:
         "evaluate",
         help="accuracy of a model: held-out questions, benchmarks, corrupted images",
         description="Answer the questions of data.evaluate, or of benchmarks, with a model. With --benchmark or "
-        "--corrupt the answers go into a folder: JSON lines, summary.json and action.html; the same command goes on "
+        "--corrupt the answers go into a folder: JSON lines, summary.json and evaluate.html; the same command goes on "
         "after a kill.",
     )
     config(action, optional=True)

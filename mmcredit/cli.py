@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcredit import arguments, commands, look, usage, warned
+from mmcredit.components import nearest
 from mmcredit.deferred import defer, load_now
 from mmcredit.version import __version__
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 COMMANDS_GROUP = "mmcredit.commands"
+KEEPS_ITS_ANSWERS = ("audit", "refine")  # evaluate says so itself
 
 
 def parser(more: bool = True) -> ArgumentParser:
@@ -192,7 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defer("torch")
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = parser(more=False)
+    if not words:
+        parser().print_help(sys.stderr)
+        return 2
     top = own if words and words[0] in _names_of(own) else parser()
+    if not words[0].startswith("-") and words[0] not in (known := _names_of(top)):
+        print(f"mmcredit: error: no command {words[0]!r}; {nearest(words[0], sorted(known))}", file=sys.stderr)
+        return 2
     # argparse gives up on words without a dash that come after an option (`key=value`, and all that stands after `--`).
     cut = words.index("--") if "--" in words else len(words)
     options, rest = top.parse_known_args(words[:cut])
@@ -215,8 +223,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, OSError) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print("mmcredit: interrupted; go on with --resume", file=sys.stderr)
+        print(f"mmcredit: interrupted{_goes_on(options)}", file=sys.stderr)
         return 130
+
+
+def _goes_on(options: argparse.Namespace) -> str:
+    """How to go on with an interrupted command, where that is possible."""
+    if getattr(options, "resume", None) is not None:
+        return "; go on with --resume (from the newest checkpoint, see checkpoint.every)"
+    return "; the same command goes on from here" if options.command in KEEPS_ITS_ANSWERS else ""
 
 
 def _names_of(top: ArgumentParser) -> set[str]:
@@ -233,7 +248,7 @@ def _fail(error: Exception, code: int) -> int:
         words = {"message": {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}}
         Path(told).write_text(json.dumps(words), encoding="utf-8")
         return code
-    print(f"mmcredit: error: {error}", file=sys.stderr)
+    print(f"mmcredit: error: {' '.join(line.strip() for line in str(error).splitlines())}", file=sys.stderr)
     return code
 
 

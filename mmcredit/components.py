@@ -15,6 +15,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -67,6 +68,12 @@ class Needs:
     reward_parts: tuple[str, ...] = ()
     views: Mapping[str, Any] = field(default_factory=dict)  # what a prompt view shows, by its name
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # fields of signals and passes, by name
+
+    def __post_init__(self) -> None:
+        for name in ("signals", "reward_parts"):
+            if isinstance(value := getattr(self, name), str):  # ("x") is a text, not a tuple
+                raise ValueError(f"Needs({name}={value!r}): a tuple of names is wanted, write ({value!r},)")
+            object.__setattr__(self, name, tuple(value))
 
     def __or__(self, other: Needs) -> Needs:
         """What both need. Raises ValueError if they want one view, signal or pass with different settings."""
@@ -172,7 +179,7 @@ def load_installed() -> None:
 def load_plugin(path: str | Path) -> None:
     """Import a Python file that registers components. It runs with all your rights: name only files you trust.
 
-    Raises ValueError if there is no such file.
+    Raises ValueError if there is no such file, and, with the line, if it cannot be imported.
     """
     path = Path(path)
     if not path.is_file():
@@ -183,7 +190,13 @@ def load_plugin(path: str | Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"--plugin {path}{f', line {line}' if line else ''}: {kind}{error}") from error
 
 
 def names(kind: str) -> list[str]:
@@ -258,6 +271,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"unknown key {where!r}; {nearest(str(item['loc'][-1]), _fields_at(model, item['loc'][:-1]))}")
         elif item["type"] == "missing":
             lines.append(f"{where} is missing")
+        elif item["type"] == "list_type":
+            lines.append(f"{where}: a list is wanted, such as [{item['input']}], got {item['input']!r}")
         else:
             said = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
             own = item["type"] == "value_error" and isinstance(item["input"], Mapping)  # our message names the value

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from argparse import Namespace
 from typing import Any
@@ -28,6 +29,7 @@ def launch(run: Any, options: Namespace) -> int:
         raise ValueError("train.engine is local, which is one process; set train.engine=deepspeed")
     if options.nodes > 1 and not options.master:
         raise ValueError("--nodes: give the address of machine 0 with --master HOST:PORT")
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -45,10 +47,13 @@ def launch(run: Any, options: Namespace) -> int:
         max_restarts=0,
         monitor_interval=0.2,
     )
-    try:
-        elastic_launch(settings, sys.executable)("-m", "mmcredit.cli", options.what, *_words(options))
-    except ChildFailedError as error:
-        raise RuntimeError(_first(error)) from None
+    # Where processes say why they failed; the folder that torch would make is left behind.
+    with tempfile.TemporaryDirectory(prefix="mmcredit-launch-") as folder:
+        settings.logs_specs = DefaultLogsSpecs(log_dir=folder)
+        try:
+            elastic_launch(settings, sys.executable)("-m", "mmcredit.cli", options.what, *_words(options))
+        except ChildFailedError as error:
+            raise RuntimeError(_first(error)) from None
     return 0
 
 

@@ -65,8 +65,8 @@ def _audit(actions: Any, plugins: Callable[[ArgumentParser], None]) -> None:
         "audit",
         help="credit methods against the true advantages of the tokens",
         description="Measure what every sampled token is worth, by continuations of each prefix, and compare the "
-        "credit of every method with it: correlation, sign, gradient, noise, cost. SOURCE is a config, whose rollouts "
-        "are then sampled, or frozen rollouts. The same command goes on after a kill.",
+        "credit of every method with it: correlation, sign, gradient, noise, cost. The rollouts of "
+        "a CONFIG are sampled first; frozen ROLLOUTS are taken as they are. The same command goes on after a kill.",
     )
     found.add_argument("source", metavar="CONFIG|ROLLOUTS", help="config, run directory, or one RUN/rollouts/step-*")
     found.add_argument(
@@ -77,13 +77,25 @@ def _audit(actions: Any, plugins: Callable[[ArgumentParser], None]) -> None:
     )
     found.add_argument("--prompts", type=int, default=200, metavar="N", help="of a CONFIG (default 200)")
     found.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="prompts per batch, over which methods take their statistics"
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="prompts per batch, over which methods take their statistics (default 16)",
     )
     found.add_argument(
-        "--regroup", type=int, default=2, metavar="M", help="independent groups per prompt, for the gradient's noise"
+        "--regroup",
+        type=int,
+        default=2,
+        metavar="M",
+        help="independent groups per prompt, for the gradient's noise (default 2)",
     )
     found.add_argument(
-        "--dense", type=int, default=32, metavar="K", help="continuations of a second SPO-chain row; 0 = none"
+        "--dense",
+        type=int,
+        default=32,
+        metavar="K",
+        help="continuations of a second SPO-chain row; 0 = none (default 32)",
     )
     found.add_argument(
         "--continuations",

@@ -265,7 +265,13 @@ class Credit:
         return dataclasses.replace(self, **changes)
 
     def scale(self, weights: Tensor) -> Credit:
-        """Advantages times `weights` [B,T]; exactly 0 outside the loss mask whatever stands there."""
+        """Advantages times `weights` [B,T]; exactly 0 outside the loss mask whatever stands there.
+
+        Raises ValueError for a tensor of another shape ([B,1] and a single number are taken for every token).
+        """
+        size = self.advantages.shape
+        if weights.ndim and weights.shape not in (size, (size[0], 1)):
+            raise ValueError(f"weights must have shape {list(size)} ([B, T]), got {list(weights.shape)}")
         scaled = torch.where(self.loss_mask, self.advantages * weights, torch.zeros_like(self.advantages))
         return self.replace(advantages=scaled)
 

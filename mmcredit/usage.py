@@ -26,7 +26,7 @@ EXAMPLES = {
     "diagnose cross-sampling": "mmcredit diagnose cross-sampling easy_vqa run.dir=runs/mine --questions 20",
     "diagnose drift": "mmcredit diagnose drift easy_vqa run.dir=runs/mine --run runs/mine",
     "diagnose tokens": "mmcredit diagnose tokens easy_vqa run.dir=runs/mine --run runs/mine",
-    "corruptions": "mmcredit corruptions data/images/red.png -o sheet.png",
+    "corruptions": "mmcredit corruptions docs/images/report.png -o sheet.png",
 }
 FIRST_STEPS = """first steps:
   mmcredit methods                    every credit method, loss part, reward, source

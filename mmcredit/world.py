@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mmcredit.scratch import clean
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -143,4 +145,5 @@ class ProcessGroup(World):
         sys.stdout.flush()
         sys.stderr.flush()
         if self.size > 1:
+            clean()
             os._exit(0)

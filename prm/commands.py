@@ -38,15 +38,37 @@ def add(actions: Any) -> None:
     )
     refine.add_argument("--strategies", default="all", metavar="A,B", help="all, or some of them (default all)")
     refine.add_argument("--k", default="1,2,4,8,16", metavar="K,...", help="budgets (default 1,2,4,8,16)")
-    refine.add_argument("--budget", choices=("cycles", "samples"), default="cycles", help="what k counts in chains")
-    refine.add_argument("--returns", choices=("last", "fewest_flags"), default="last", help="of a chain still flagged")
+    refine.add_argument(
+        "--budget",
+        choices=("cycles", "samples"),
+        default="cycles",
+        help="what k counts in chains: cuts (default), or responses of the policy, the first included",
+    )
+    refine.add_argument(
+        "--returns",
+        choices=("last", "fewest_flags"),
+        default="last",
+        help="of a chain that is flagged to its end: the last response (default), or the one with the fewest flags",
+    )
     refine.add_argument("--chains", type=int, default=4, metavar="N", help="chains of the voted strategies (default 4)")
-    refine.add_argument("--temperature", type=float, default=0.8, metavar="T", help="of continuations and samples")
-    refine.add_argument("--top-p", type=float, default=0.95, metavar="P", help="of continuations and samples")
-    refine.add_argument("--first-temperature", type=float, default=0.0, metavar="T", help="of a chain's first response")
+    refine.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="of continuations and samples (default 0.8)"
+    )
+    refine.add_argument(
+        "--top-p", type=float, default=0.95, metavar="P", help="of continuations and samples (default 0.95)"
+    )
+    refine.add_argument(
+        "--first-temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="of a chain's first response (default 0: greedy)",
+    )
     refine.add_argument("--max-new-tokens", type=int, metavar="N", help="longest response (default the config's)")
     refine.add_argument("--limit", type=int, metavar="N", help="at most N questions, of a seeded shuffle")
-    refine.add_argument("--seeds", default="0", metavar="S,...", help="seeds of sampling; each answers every question")
+    refine.add_argument(
+        "--seeds", default="0", metavar="S,...", help="seeds of sampling; each answers every question (default 0)"
+    )
     refine.add_argument("--batch", type=int, default=64, metavar="N", help="questions at a time (default 64)")
     refine.add_argument("--traces", type=int, default=40, metavar="N", help="traces on the page (default 40)")
     refine.add_argument("-o", "--output", type=Path, help="folder of the results (default runs/refine/POLICY)")
@@ -108,7 +130,13 @@ def add(actions: Any) -> None:
 
 
 def _plugins(action: Any) -> None:
-    action.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="registers components")
+    action.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="Python file that registers components; it runs with your rights",
+    )
 
 
 def run_refine(options: Namespace) -> int:

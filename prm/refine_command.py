@@ -47,13 +47,15 @@ def run(options: Namespace) -> int:
     plan, seeds = _plan(options, run_config), [int(s) for s in options.seeds.split(",")]
     name = re.sub(r"\W+", "-", run_config.model.path).strip("-")
     folder: Path = options.output or Path("runs") / "refine" / name
-    folder.mkdir(parents=True, exist_ok=True)
     verifier = _verifier(options.prm, run_config)
+    if run_config.data.evaluate is None:
+        raise ValueError("refine answers the questions of data.evaluate, and the config has none")
+    if verifier is None:
+        plan.need_no_verifier()
+    folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(options, run_config, plan, verifier)
     _same_settings(folder / SETTINGS, settings, verifier)
     done = {(row["id"], row["seed"]) for row in read_rows(folder / ROWS)}
-    if run_config.data.evaluate is None:
-        raise ValueError("refine answers the questions of data.evaluate, and the config has none")
     samples, skipped = _questions(run_config, verifier)
     todo = [(seed, s) for seed in seeds for s in samples if (s.id, seed) not in done]
     if todo:
@@ -120,7 +122,7 @@ def _settings(
 
 def _same_settings(path: Path, settings: Mapping[str, Any], verifier: PerceptionVerifier | None) -> None:
     """Rows of other settings do not belong into one table."""
-    if path.is_file():
+    if path.is_file() and (path.parent / ROWS).is_file():
         defaults: dict[str, Any] = dict(vars(RefineSettings()))
         if verifier is not None:
             defaults["verifier"] = {verifier.name: defaults_of(type(verifier))}
@@ -159,7 +161,12 @@ def _answer(
 ) -> None:
     from dataclasses import replace
 
+    import transformers
+
     from mmcredit.policy.policy import Policy
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
     seed_everything(run_config.run.seed)
     policy = Policy.load(run_config.model, media_limits=run_config.data.media)

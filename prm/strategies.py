@@ -78,6 +78,11 @@ class Plan:
         if self.chains < 1:
             raise ValueError(f"chains must be at least 1, got {self.chains}")
 
+    def need_no_verifier(self) -> None:
+        """Raises ValueError naming the strategies that cannot do without a verifier."""
+        if wants := [s for s in self.strategies if s not in ("greedy", "vote")]:
+            raise ValueError(f"strategies {', '.join(wants)} need a verifier: give --prm")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -100,9 +105,8 @@ def run_plan(
     A strategy is run once, at its largest k; smaller budgets are read off. Best-of and vote share their samples.
     Raises ValueError if a strategy needs a verifier and there is none.
     """
-    wants = [s for s in plan.strategies if s not in ("greedy", "vote")]
-    if wants and verifier is None:
-        raise ValueError(f"strategies {', '.join(wants)} need a verifier: give --prm")
+    if verifier is None:
+        plan.need_no_verifier()
     results: list[list[Result]] = [[] for _ in queries]
     traces: list[list[dict[str, Any]]] = [[] for _ in queries]
     most = max(plan.ks)

@@ -35,6 +35,7 @@ def main() -> None:
     import transformers  # noqa: F401
 
     import prm.components  # noqa: F401  # as the entry point does, where the install is older than it
+    from mmcredit.scratch import clean
 
     for line in sys.stdin:
         job = json.loads(line)
@@ -47,6 +48,7 @@ def main() -> None:
             code = work(job)
             sys.stdout.flush()
             sys.stderr.flush()
+            clean()
             os._exit(code)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 

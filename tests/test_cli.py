@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 import yaml
 from runs import settings
+
+from mmcredit.cli import main
 
 
 def mmcredit(*words, cwd=None):
@@ -89,3 +92,42 @@ def test_mistakes_end_in_one_line(tmp_path):
         assert part in result.stderr, (words, result.stderr)
         assert result.stderr.startswith("mmcredit: error: ")
         assert "Traceback" not in result.stderr
+
+
+def test_a_word_that_is_no_command_and_no_word_at_all(capsys):
+    assert main(["trian", "easy_vqa"]) == 2
+    assert capsys.readouterr().err == "mmcredit: error: no command 'trian'; did you mean 'train'?\n"
+    assert main([]) == 2
+    assert "first steps:" in capsys.readouterr().err
+
+
+def test_a_list_is_asked_for_by_an_example(capsys):
+    assert main(["train", "easy_vqa", "credit=pgpo", "--dry-run"]) == 2
+    assert "credit: a list is wanted, such as [pgpo], got 'pgpo'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "easy_vqa"], "interrupted; go on with --resume"),
+        (["audit", "easy_vqa"], "interrupted; the same command goes on from here"),
+        (["methods"], "interrupted\n"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(words, said, capsys, monkeypatch):
+    from mmcredit import commands, look
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for module in (commands, look):
+        if hasattr(module, words[0]):
+            monkeypatch.setattr(module, words[0], stop)
+    assert main(words) == 130
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_directory_that_cannot_be_made_is_said_before_anything_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", "easy_vqa", f"run.dir={tmp_path}/file/run"]) == 2
+    assert f"run.dir {tmp_path}/file/run cannot be used: Not a directory" in capsys.readouterr().err

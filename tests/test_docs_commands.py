@@ -57,7 +57,7 @@ class Site:
     def __init__(self, folder):
         self.folder, self.done, self.outputs = folder, [], {}
         self.used, self.ran = set(), set()  # rows of SHORTER that matched; commands as the pages have them
-        for name in ("scripts", "configs", "benchmarks", "pyproject.toml", "constraints.txt"):
+        for name in ("scripts", "configs", "benchmarks", "docs", "pyproject.toml", "constraints.txt"):
             (folder / name).symlink_to(ROOT / name)
         binaries = folder / ".venv" / "bin"
         binaries.mkdir(parents=True)

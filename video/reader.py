@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import label, load_image, read_bytes
 from mmcredit.data.videos.base import EMPTY, VideoReader
+from mmcredit.scratch import scratch_folder
 from video.clip import VideoError, VideoIndex, resized
 from video.decode import WindowCache, open_decoder
 from video.frames import NoFrames, VideoLimits, frame_size, sample, volume_size
@@ -155,20 +155,10 @@ def local_file(media: Media, limits: MediaLimits) -> Path:
     if data is None:
         assert media.path is not None
         return media.path
-    folder = _folder()
+    folder = scratch_folder("mmcredit-videos-")
     path = folder / hashlib.sha256(data).hexdigest()
     if not path.exists():
         aside = folder / f"{path.name}.{os.getpid()}"
         aside.write_bytes(data)
         aside.replace(path)
     return path
-
-
-@lru_cache(maxsize=1)
-def _folder() -> Path:
-    held = tempfile.TemporaryDirectory(prefix="mmcredit-videos-")
-    _HELD.append(held)  # removed when the process ends
-    return Path(held.name)
-
-
-_HELD: list[Any] = []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,8 +66,9 @@ class Pipeline:
         for method in self.methods:
             notes: dict[str, float] = {}
             began = time.perf_counter()
-            after = method(credit, rollouts, Step(step, total_steps, notes))
-            _verify(method, after, rollouts)
+            with _named(method, credit, rollouts):
+                after = method(credit, rollouts, Step(step, total_steps, notes))
+                _verify(after, rollouts)
             seconds = time.perf_counter() - began
             weights = None if method.starts else _weights(credit, after)
             trace.append(Trace(method.name, seconds, weights, notes))
@@ -74,7 +80,11 @@ class Pipeline:
         with torch.no_grad():
             for method in self.methods:
                 if hasattr(method, "at_update"):
-                    credit = method.at_update(credit, rollouts, logprobs.detach(), entropy)
+                    with _named(method, credit, rollouts):
+                        after = method.at_update(credit, rollouts, logprobs.detach(), entropy)
+                        if after is not credit:
+                            _verify(after, rollouts)
+                    credit = after
         return credit
 
     @property
@@ -125,18 +135,57 @@ def _union(components: Sequence[Component]) -> Needs:
     return needs
 
 
-def _verify(method: CreditMethod, credit: Credit, rollouts: Rollouts) -> None:
-    if not isinstance(credit, Credit):
-        raise ValueError(f"credit method {method.name!r} must return a Credit, got {type(credit).__name__}")
-    if credit.advantages.shape != rollouts.tokens.shape:
+@contextmanager
+def _named(method: CreditMethod, credit: Credit, rollouts: Rollouts) -> Iterator[None]:
+    """What goes wrong in a method, whatever it is, as one ValueError with the method's name and its line of code; and
+    that it left its inputs as they were, which the methods after it and the replay read again."""
+    inputs = {f"credit.{f.name}": getattr(credit, f.name) for f in fields(credit)}
+    inputs |= {f"rollouts.{f.name}": getattr(rollouts, f.name) for f in fields(rollouts)}
+    inputs |= {f"rollouts.signals[{name!r}]": value for name, value in rollouts.signals.items()}
+    versions = {n: (x, x._version) for n, x in inputs.items() if isinstance(x, torch.Tensor) and not x.is_inference()}
+    try:
+        yield
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        said = " ".join(str(error).split())
+        own = "" if isinstance(error, ValueError) and repr(method.name) in said else f"credit method {method.name!r}"
+        place = _line_of(method, error)
+        raise ValueError(f"{own}{f' ({place})' if own and place else ''}{': ' if own else ''}{kind}{said}") from error
+    changed = [name for name, (x, version) in versions.items() if x._version != version]
+    if changed:
         raise ValueError(
-            f"credit method {method.name!r} returned advantages of shape {list(credit.advantages.shape)}, "
-            f"expected {list(rollouts.tokens.shape)}"
+            f"credit method {method.name!r} changed {changed[0]} in place; others read it too: make a new tensor "
+            "(x = x * w, not x *= w)"
         )
-    if bool((credit.loss_mask & ~rollouts.mask).any()):
-        raise ValueError(f"credit method {method.name!r} put tokens into the loss that the policy did not sample")
-    if bool((credit.advantages[~rollouts.mask] != 0).any()):
-        raise ValueError(f"credit method {method.name!r} gave credit to tokens that the policy did not sample")
+
+
+def _line_of(method: CreditMethod, error: Exception) -> str:
+    """FILE:LINE of the method's own code that led to an error."""
+    file = sys.modules[type(method).__module__].__file__ if type(method).__module__ in sys.modules else None
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _verify(credit: Credit, rollouts: Rollouts) -> None:
+    if not isinstance(credit, Credit):
+        raise ValueError(f"a Credit must be returned, got {type(credit).__name__}")
+    for name, value in (("advantages", credit.advantages), ("loss_mask", credit.loss_mask)):
+        if value.shape != rollouts.tokens.shape:
+            raise ValueError(f"returned {name} of shape {list(value.shape)}, expected {list(rollouts.tokens.shape)}")
+    outside = {
+        "put into the loss": credit.loss_mask & ~rollouts.mask,
+        "given credit": (credit.advantages != 0) & ~rollouts.mask,
+    }
+    for what, where in outside.items():
+        if bool(where.any()):
+            row, column = (int(i) for i in where.nonzero()[0])
+            kind = "padding" if not bool(rollouts.valid[row, column]) else "inserted, not sampled by the policy"
+            raise ValueError(
+                f"{int(where.sum())} tokens outside rollouts.mask are {what}, first: response {row}, token {column} "
+                f"({kind}); keep to credit.loss_mask"
+            )
 
 
 def _weights(before: Credit, after: Credit) -> Tensor:

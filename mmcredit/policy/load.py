@@ -63,7 +63,9 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
     try:
         described = AutoConfig.from_pretrained(path, **trust)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.path={config.path!r} cannot be read: {error}") from error
+        why = str(error).split(chr(10))[0]  # transformers goes on with advice
+        local = "" if Path(path).is_dir() else "there is no such folder, and as the name of a model on the hub "
+        raise ValueError(f"model.path={config.path!r}: {local}it cannot be read: {why}") from error
     vision = hasattr(described, "vision_config")
     auto = AutoModelForImageTextToText if vision else AutoModelForCausalLM
     device = pick_device(config.device)

@@ -119,7 +119,7 @@ def fill_text(
     connect: bool = False,
 ) -> str:
     """`fill` for a page of another package: the text of its `template`, and `more` script after those of this one."""
-    script = "\n".join([*(_read(name) for name in scripts), *([more] if more else [])])
+    script = "\n".join([*(_read(name) for name in (*scripts, "scroll.js")), *([more] if more else [])])
     inside = {"style": Markup(_read("page.css")), "script": Markup(script), "data": Markup(embed(data))}
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ def where_to_begin(run_dir: Path, checkpoints: Checkpoints, resume: bool, config
     Raises ValueError, naming the settings that differ, for a folder that holds a run and is not resumed, or holds
     another one.
     """
+    _writable(run_dir)
     found = _changed(run_dir, config)
     if not resume:
         if (run_dir / METRICS).exists():
@@ -50,6 +52,19 @@ def where_to_begin(run_dir: Path, checkpoints: Checkpoints, resume: bool, config
             f"run.dir {run_dir} holds another run: {told(other)}; give its settings to go on, or run.dir a new folder"
         )
     return Beginning(newest.name, (f"goes on with other settings: {told(found)}",) if found else ())
+
+
+def _writable(run_dir: Path) -> None:
+    """Raises ValueError, before anything is loaded, where the folder cannot be made or written into."""
+    made = not run_dir.exists()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if made:
+            run_dir.rmdir()
+        elif not os.access(run_dir, os.W_OK):
+            raise PermissionError("it may not be written into")
+    except OSError as error:
+        raise ValueError(f"run.dir {run_dir} cannot be used: {error.strerror or error}; give another folder") from None
 
 
 def _changed(run_dir: Path, config: BaseModel) -> dict[str, str]:

@@ -62,6 +62,7 @@ class Progress:
                 f"grad {metrics['policy/grad_norm']:.2g}  {metrics['cost/step_seconds']:.2f} s/step  "
                 f"left {_clock(left)}",
                 highlight=False,
+                soft_wrap=not self.console.is_terminal,  # a line of a log stays a line
             )
 
     def words(self, metrics: Mapping[str, float]) -> str:
@@ -88,7 +89,7 @@ class Progress:
     def say(self, text: str, style: str | None = None) -> None:
         """A line for the person, as it stands: messages quote responses, which may hold brackets."""
         if not self.quiet:
-            self.console.print(text, style=style, highlight=False, markup=False)
+            self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def stop(self) -> None:
         """Take the bars down."""

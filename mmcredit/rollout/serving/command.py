@@ -14,6 +14,7 @@ from typing import Any
 from mmcredit.components import build, nearest
 from mmcredit.rollout.serving.host import Host
 from mmcredit.rollout.serving.service import Service
+from mmcredit.scratch import clean
 
 ENGINES = ("vllm", "hf")  # engines with a model of their own, or on one that the server loads
 LISTENS = "listening on "  # how the line begins that says where
@@ -56,4 +57,5 @@ def _end_with_parent() -> None:
     """The trainer holds the other end of standard input: it closes however the trainer ends."""
     while sys.stdin.buffer.read(1024):
         pass
+    clean()
     os._exit(0)

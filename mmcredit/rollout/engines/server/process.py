@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcredit.rollout.engines.server.link import Fault
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from mmcredit.rollout.engines.server.settings import Settings
 
 _LISTENS = "listening on "
+_LOG_BYTES = 65536  # of the log's end, where the last line is looked for
 
 
 class Process:
@@ -29,7 +29,8 @@ class Process:
         self.model, self.config, self.number = model, config, number
         self.token = secrets.token_urlsafe(24)
         self.url = ""
-        self._log = Path(tempfile.mkstemp(prefix=f"mmcredit-server{number}-", suffix=".log")[1])
+        # Without a name: nothing is left, however this process ends.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
 
@@ -48,10 +49,11 @@ class Process:
         ours["MMCREDIT_ROLLOUT_TOKEN"] = self.token
         if config.gpus:
             ours["CUDA_VISIBLE_DEVICES"] = config.gpus[self.number % len(config.gpus)]
-        with self._log.open("wb") as log:
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=ours, start_new_session=True
-            )
+        self._log.seek(0)
+        self._log.truncate()
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=ours, start_new_session=True
+        )
         self.url = self._listening()
         return self.url
 
@@ -77,9 +79,10 @@ class Process:
         raise Fault("hanging", f"a rollout server did not listen after {self.config.start_timeout:g} s")
 
     def last_words(self) -> str:
-        """The last line that it wrote, and where the others are."""
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"{lines[-1].strip() if lines else 'it said nothing'} (log: {self._log})"
+        """The last line that it wrote."""
+        written = os.pread(self._log.fileno(), _LOG_BYTES, max(0, os.fstat(self._log.fileno()).st_size - _LOG_BYTES))
+        lines = [line for line in written.decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1].strip() if lines else "it said nothing"
 
     @property
     def pid(self) -> int:
@@ -98,7 +101,7 @@ class Process:
                 stream.close()
 
     def close(self) -> None:
-        """Kill it, and remove its log."""
+        """Kill it."""
         self._closed = True
         self.stop()
-        self._log.unlink(missing_ok=True)
+        self._log.close()
