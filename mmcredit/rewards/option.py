@@ -83,6 +83,9 @@ class Option(Reward):
         for i, choice in enumerate(texts):  # "No, it is not"
             if choice and re.match(rf"{re.escape(choice)}\s*[,.;:!]", words) and not _others(words, texts, i):
                 return self.letters[i]
+        for choice in sorted(texts, key=len, reverse=True):  # "green, not red"
+            if choice and re.search(r"\b(?:not|rather than|instead of) ", words):
+                words = re.sub(rf"\b(?:not|rather than|instead of)\s+(?:the\s+)?{re.escape(choice)}(?!\w)", " ", words)
         if _DENIES.search(words):
             return None
         named = [i for i, choice in enumerate(texts) if _stands(choice, words) and not _longer(choice, words, texts)]
