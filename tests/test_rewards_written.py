@@ -182,6 +182,32 @@ def test_option(answer, right):
     assert paid("option", f"<answer>{answer}</answer>", "B", **CHOICES) == right
 
 
+# Public reports: TRL pull request 4563 and issue 5298 (thoughts), EasyR1 pull request 382 (a formula in code marks),
+# open-r1 issue 503 (an answer without a box), OPD-V issue 2 and VLMEvalKit pull request 1552 (letters of prose),
+# ms-swift issue 3981 and open-r1 issue 215 (a reference that nothing reads must not be paid).
+@pytest.mark.parametrize(
+    ("spec", "response", "reference", "right"),
+    [
+        (
+            "math",
+            r"<think> \boxed{\frac{1}{3}} </think> The final answer is \boxed{\frac{1}{2}}",
+            r"\frac{1}{3}",
+            0.0,
+        ),
+        ({"math": {"extract": "whole"}}, "Answer: `$13$`", "13", 1.0),
+        ({"math": {"extract": "whole"}}, "<think>So.</think>\n\n**Answer:** 10 - 2√5", r"10 - 2\sqrt{5}", 1.0),
+        ({"option": {"extract": "whole"}}, "Answer: **D**", "D", 1.0),
+        ({"option": {"extract": "whole"}}, "I considered (A), but it is incorrect. Final answer: D.", "D", 1.0),
+        ({"option": {"extract": "whole"}}, "The correct answer is d.", "D", 1.0),
+        ({"option": {"extract": "whole"}}, "The correct answer is **B**. Here's why... option B is correct.", "B", 1.0),
+        ("math", r"\boxed{\frac{64}{400}}", r"\frac{63}{400}", 0.0),
+        ("math", r"\boxed{5}", "see the figure", 0.0),
+    ],
+)
+def test_what_others_were_told_of(spec, response, reference, right):
+    assert paid(spec, response, reference) == right
+
+
 @pytest.mark.parametrize("blank", ["\u200b", "\ufeff", "\x00", " \u2060 "])
 def test_what_nobody_sees_is_no_thought_and_no_answer(blank):
     assert paid("format", f"<think>{blank}</think><answer>b</answer>", None) == 0.0
