@@ -72,7 +72,8 @@ def pairs_run(folder: Path, steps: int) -> Path:
 
 def measure(model: str, questions: int) -> dict[str, float]:
     """Shares over the held-out questions, one response each, at temperature 1."""
-    config = run_config.load("scenes", None, [f"evaluate.limit={questions}", "run.threads=1"])
+    words = [f"evaluate.limit={questions}", f"data.evaluate.scenes.size={questions}", "run.threads=1"]
+    config = run_config.load("scenes", None, words)
     config.model = config.model.at(model)
     scenes = {sample.id: Scene.from_json(sample.meta["scene"]) for sample in held_out_samples(config)}
     _, rows = evaluate_model(config)
