@@ -29,7 +29,8 @@ from mmcredit.train.loop import Trainer
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "dpo": ("loss={dpo: {beta: 0.3}}",),
-    "tgdpo, flagged spans": ("loss={tgdpo: {beta: 0.3, alpha: 0.5, signal: hallucinated, scale: -1.0}}",),
+    "tgdpo, flagged spans, alpha 0.5": ("loss={tgdpo: {beta: 0.3, alpha: 0.5, signal: hallucinated, scale: -1.0}}",),
+    "tgdpo, flagged spans, alpha 0.1": ("loss={tgdpo: {beta: 0.3, alpha: 0.1, signal: hallucinated, scale: -1.0}}",),
     "t_reg": ("loss={t_reg: {beta: 0.3, alpha: 0.25}}",),
     # Its margins are means over about 45 tokens where the others have sums.
     "tab_po": ("loss={tab_po: {beta: 12.0, lam: 0.5, diff_mode: lcs}}",),
