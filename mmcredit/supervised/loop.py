@@ -15,6 +15,7 @@ from mmcredit import warned, yaml_values
 from mmcredit.report.files import Lines
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.supervised.held_out import Measured
+from mmcredit.train.begin import where_to_begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.progress import Progress
 from mmcredit.train.setup import rng_state, set_rng_state, versions
@@ -103,7 +104,8 @@ class Fit:
         self.progress = progress if progress is not None and self.world.writes else LossProgress(quiet=True)
         self.run_dir = Path(config.run.dir)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        chosen = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume))
+        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
+        chosen = begin.checkpoint
         self.step, self.before, self.measured = 0, dict[str, Measured](), -1
         if chosen is not None:
             self.step, saved = self.checkpoints.load(self.checkpoints.folder / chosen)
@@ -125,6 +127,8 @@ class Fit:
         lesson.stream.note = lambda text: self._event(text)
         if chosen is not None:
             self._event(f"resumed from {chosen}", "checkpoint")
+        for note in begin.notes:
+            self._event(note, level="warning")
 
     def run(self) -> Fitted:
         """Measure, train, measure again, save."""
@@ -222,7 +226,6 @@ class Fit:
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
-                self.progress.say(str(error), "red")
         self.world.barrier()
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
@@ -239,13 +242,5 @@ class Fit:
 
     def _event(self, text: str, kind: str = "note", level: str = "info") -> None:
         self.records.events.write(self.step, text, kind=kind, level=level)
-
-
-def where_to_begin(run_dir: Path, checkpoints: Checkpoints, resume: bool) -> str | None:
-    """The name of the checkpoint to go on from; None for a new run. Raises ValueError over another run's files."""
-    if resume:
-        newest = checkpoints.latest()
-        return None if newest is None else newest.name
-    if (run_dir / "metrics.jsonl").exists():
-        raise ValueError(f"run.dir {run_dir} holds a run already; go on with --resume, or give run.dir a new folder")
-    return None
+        if level != "info":
+            self.progress.say(f"step {self.step}: {text}", "red" if level == "error" else "yellow")

@@ -19,6 +19,7 @@ from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
 from mmcredit.train.alarms import Alarms
+from mmcredit.train.begin import where_to_begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import Costs
 from mmcredit.train.first_step import score
@@ -63,8 +64,8 @@ class Trainer:
         self.run_dir = Path(config.run.dir)
         self.progress = progress if progress is not None and self.world.writes else Progress(quiet=True)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        chosen = self.world.from_first(lambda: self._where_to_begin(resume))
-        checkpoint = None if chosen is None else self.checkpoints.folder / chosen
+        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
+        checkpoint = None if begin.checkpoint is None else self.checkpoints.folder / begin.checkpoint
         self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
@@ -99,21 +100,12 @@ class Trainer:
         if saved:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
+        for note in begin.notes:
+            self._event(note, "note", "warning")
 
         self._stop_listening = warned.listen(
             lambda text: self.records.events.write(self.step, text, kind="note", level="warning")
         )
-
-    def _where_to_begin(self, resume: bool) -> str | None:
-        """The name of the checkpoint to go on from; None for a new run."""
-        if resume:
-            newest = self.checkpoints.latest()
-            return None if newest is None else newest.name
-        if (self.run_dir / "metrics.jsonl").exists():
-            raise ValueError(
-                f"run.dir {self.run_dir} holds a run already; go on with --resume, or give run.dir a new folder"
-            )
-        return None
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -262,7 +254,6 @@ class Trainer:
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
-                self.progress.say(str(error), "red")
             self.world.barrier()
 
     def _saved_part(self, name: str) -> None:
@@ -323,7 +314,7 @@ class Trainer:
     def _event(self, message: str, kind: Any = "note", level: Any = "info") -> None:
         self.records.events.write(self.step, message, kind=kind, level=level)
         if level != "info":
-            self.progress.say(f"step {self.step}: {message}", "yellow")
+            self.progress.say(f"step {self.step}: {message}", "red" if level == "error" else "yellow")
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Outcome:
