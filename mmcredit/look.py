@@ -170,6 +170,7 @@ def audit(options: Namespace) -> int:
         components.load_plugin(path)
     _quiet_libraries()
     from mmcredit.audit import output
+    from mmcredit.audit.board import board
     from mmcredit.audit.command import Options
     from mmcredit.audit.command import audit as run_audit
     from mmcredit.audit.estimate import Plan
@@ -200,7 +201,7 @@ def audit(options: Namespace) -> int:
         folder = options.output or Path("runs/audit") / source.run.name
     with _stages() as stage:
         found = run_audit(source, folder, wanted, stage)
-        made = output.board(found)
+        made = board(found)
     console.print(output.terminal(made))
     console.print(output.verdict_sentence(made), highlight=False, markup=False)
     for label, why in found.refused.items():

@@ -20,6 +20,8 @@ from mmcredit.components import build
 from mmcredit.data.sample import last_text
 from mmcredit.intervals import Z95, Interval, proportion
 from mmcredit.prepare import held_out_samples, make_pool, seed_everything
+from mmcredit.report.files import read_json, write_json
+from mmcredit.settings import changes, defaults_of, told
 from mmcredit.verifiers.base import RunContext
 from prm.checking import SpanSettings
 from prm.components import PerceptionVerifier, verifier_of
@@ -48,7 +50,7 @@ def run(options: Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     verifier = _verifier(options.prm, run_config)
     settings = _settings(options, run_config, plan, verifier)
-    _same_settings(folder / SETTINGS, settings)
+    _same_settings(folder / SETTINGS, settings, verifier)
     done = {(row["id"], row["seed"]) for row in read_rows(folder / ROWS)}
     if run_config.data.evaluate is None:
         raise ValueError("refine answers the questions of data.evaluate, and the config has none")
@@ -116,19 +118,19 @@ def _settings(
     }
 
 
-def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
+def _same_settings(path: Path, settings: Mapping[str, Any], verifier: PerceptionVerifier | None) -> None:
     """Rows of other settings do not belong into one table."""
     if path.is_file():
-        known = json.loads(path.read_text())
-        different = [key for key in settings if known.get(key) != settings[key]]
-        if different:
-            key = different[0]
+        defaults: dict[str, Any] = dict(vars(RefineSettings()))
+        if verifier is not None:
+            defaults["verifier"] = {verifier.name: defaults_of(type(verifier))}
+        if found := changes(read_json(path), settings, defaults):
             raise ValueError(
-                f"{path.parent} holds results with {key}={known.get(key)!r}, now it is {settings[key]!r}; "
-                "give another folder with -o"
+                f"{path.parent} holds results of other settings: {told(found)}; give its settings to go on, or "
+                "another folder with -o"
             )
         return
-    path.write_text(json.dumps(settings, indent=1))
+    write_json(path, settings)
 
 
 def _questions(run_config: RunConfig, verifier: PerceptionVerifier | None) -> tuple[list[Sample], Counter[str]]:

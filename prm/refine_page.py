@@ -9,18 +9,30 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.media import MediaLimits, load_image
 from mmcredit.data.sample import Sample, last_text
+from mmcredit.report.files import replace_file
+from mmcredit.report.page import fill_text
+from prm.refine import Stop
 from prm.rows import TRACES, read_rows
+from prm.strategies import STRATEGIES
 
-COLORS = ("#444444", "#1f77b4", "#2ca02c", "#d62728", "#9467bd", "#ff7f0e", "#8c564b")
-WIDTH, HEIGHT, MARGIN = 860, 420, 60
+WIDTH, HEIGHT, MARGIN = 760, 380, 56
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 5", "12 3", "2 6")  # lines are told apart without colours, too
+STOPS: dict[str, str] = {
+    "clean": "the verifier flags nothing any more",
+    "budget": "k is used up, something is still flagged",
+    "unlocatable": "what is flagged does not stand in the response, or may not be cut",
+    "length": "the response is as long as it may be",
+    "prm_error": "the verifier could not be asked, or its answer could not be read",
+}
+ENDS = {"samples": "k responses were sampled", "vote": "all chains have ended; they are counted"}  # not of one chain
+assert set(STOPS) == set(get_args(Stop))
 
 
 def write_page(
@@ -31,16 +43,88 @@ def write_page(
     limits: MediaLimits,
     most: int,
 ) -> Path:
-    """Write the page of a results folder. Traces with cuts come first, in the order of the questions."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((Path(__file__).parent / "refine.html").read_text(encoding="utf-8"))
-    facts = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in about.items()}
-    traces = _traces(folder, {s.id: s for s in samples}, limits, most)
+    """Write the page of a results folder. At most `most` traces, those with cuts first, then as the questions come."""
+    rows = _trace_rows(folder, {s.id: s for s in samples})
+    traces = [_trace(row, sample, limits) for row, sample in rows[:most]]
+    sentence, detail = verdict(summary)
+    used = {row["strategy"] for row in summary}
+    verifier = about.get("verifier")
+    facts = {
+        "questions": about["questions"],
+        "left out": ", ".join(f"{why}: {n}" for why, n in about["skipped"].items()) or "none",
+        "seeds": ", ".join(map(str, about["seeds"])),
+        "verifier": next(iter(verifier)) if verifier else "none",
+        "k": ", ".join(map(str, about["k"])),
+    }
+    context = {
+        "title": about["policy"],
+        "sentence": sentence,
+        "detail": detail,
+        "facts": facts,
+        "about": about,
+        "summary": summary,
+        "plot": Markup(plot(summary)),
+        "legend": Markup(legend(summary)),
+        "meanings": {**{n: text.replace("`", "") for n, text in STRATEGIES.items() if n in used}, **STOPS, **ENDS},
+        "traces": traces,
+        "all_traces": len(rows),
+        "stops": sorted({t["stop"] for t in traces}),
+        "modes": sorted({t["mode"] for t in traces}),
+    }
+    own = Path(__file__).parent
+    script = (own / "refine.js").read_text(encoding="utf-8")
+    html = (own / "refine.html").read_text(encoding="utf-8")
     path = folder / "refine.html"
-    path.write_text(
-        template.render(facts=facts, summary=summary, plot=Markup(plot(summary)), traces=traces), encoding="utf-8"
-    )
+    replace_file(path, fill_text(html, ("common.js", "sort.js"), {}, context, more=script))
     return path
+
+
+def verdict(summary: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What came out, in a sentence, and its numbers: the best strategy with a verifier against the best without."""
+    with_, without = (
+        [r for r in summary if (r["prm_calls"] > 0) is asked and r["strategy"] != "greedy"] for asked in (True, False)
+    )
+    greedy = next((r for r in summary if r["strategy"] == "greedy"), None)
+
+    def words(row: Mapping[str, Any]) -> str:
+        k = f", k = {row['k']}" if row["strategy"] != "greedy" else ""
+        return (
+            f"{row['strategy']}{k}: {100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}] at "
+            f"{row['generated_tokens']:.0f} tokens a question"
+        )
+
+    best = [max(rows, key=lambda r: r["accuracy"]) for rows in (with_, without) if rows]
+    shown = [words(row) for row in [*([greedy] if greedy else []), *best]]
+    if not shown:
+        return "No question was answered.", ""
+    if not with_ or greedy is None:
+        return "The strategies side by side.", "; ".join(shown)
+    gain = 100 * (best[0]["accuracy"] - greedy["accuracy"])
+    kind = "more" if gain > 0 else "fewer"
+    return (
+        f"The verifier's best strategy ({best[0]['strategy']}, k = {best[0]['k']}) answers {abs(gain):.1f} points "
+        f"{kind} of the questions right than one greedy response."
+        if gain
+        else "No strategy with the verifier answers more questions right than one greedy response."
+    ), "; ".join(shown)
+
+
+def _names(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["strategy"] for row in summary))
+
+
+def _style(number: int) -> str:
+    dash = DASHES[number % len(DASHES)]
+    return f'class="line c{number % 8}"' + (f' stroke-dasharray="{dash}"' if dash else "")
+
+
+def legend(summary: Sequence[Mapping[str, Any]]) -> str:
+    """A list: the line of each strategy, and its name."""
+    items = "".join(
+        f'<li><svg viewBox="0 0 36 12" aria-hidden="true"><path d="M0 6H36" {_style(n)}/></svg>{escape(name)}</li>'
+        for n, name in enumerate(_names(summary))
+    )
+    return f'<ul class="legend" aria-label="Lines of the chart">{items}</ul>'
 
 
 def plot(summary: Sequence[Mapping[str, Any]]) -> str:
@@ -53,68 +137,63 @@ def plot(summary: Sequence[Mapping[str, Any]]) -> str:
 
     def x(value: float) -> float:
         span = math.log(right / left) or 1.0
-        return MARGIN + (WIDTH - 2 * MARGIN) * math.log(max(value, left) / left) / span
+        return MARGIN + (WIDTH - 1.4 * MARGIN) * math.log(max(value, left) / left) / span
 
     def y(value: float) -> float:
-        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / ((high - low) or 1.0)
+        return HEIGHT - MARGIN - (HEIGHT - 1.6 * MARGIN) * (value - low) / ((high - low) or 1.0)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH + 150} {HEIGHT}" role="img" aria-label="accuracy against generated tokens">']
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Accuracy against generated tokens, one line per '
+        'strategy; the table below has the numbers">'
+    ]
     for i in range(5):
         value = low + (high - low) * i / 4
         tokens = left * (right / left) ** (i / 4)
         parts.append(
-            f'<line class="grid" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+            f'<line class="grid" x1="{MARGIN}" x2="{WIDTH - 0.4 * MARGIN}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
         )
         parts.append(f'<text x="{MARGIN - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{100 * value:.1f}</text>')
         parts.append(f'<text x="{x(tokens):.1f}" y="{HEIGHT - MARGIN + 20}" text-anchor="middle">{tokens:.0f}</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">generated tokens per question</text>')
-    parts.append(f'<text x="14" y="{MARGIN - 25}">accuracy, %</text>')
-    names = list(dict.fromkeys(row["strategy"] for row in summary))
-    for n, name in enumerate(names):
-        color = COLORS[n % len(COLORS)]
+    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">generated tokens per question</text>')
+    parts.append('<text x="8" y="14">accuracy, %</text>')
+    for n, name in enumerate(_names(summary)):
         rows = sorted((r for r in summary if r["strategy"] == name), key=lambda r: r["generated_tokens"])
-        points = " ".join(f"{x(r['generated_tokens']):.1f},{y(r['accuracy']):.1f}" for r in rows)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
+        points = "L".join(f"{x(r['generated_tokens']):.1f} {y(r['accuracy']):.1f}" for r in rows)
+        parts.append(f'<path d="M{points}" {_style(n)}/>')
         for r in rows:
             cx, cy = x(r["generated_tokens"]), y(r["accuracy"])
             title = f"{name}, k={r['k']}: {100 * r['accuracy']:.1f} %, {r['generated_tokens']:.1f} tokens"
             parts.append(
-                f'<line x1="{cx:.1f}" x2="{cx:.1f}" y1="{y(r["low"]):.1f}" y2="{y(r["high"]):.1f}" stroke="{color}" '
-                f'opacity=".4"/><circle cx="{cx:.1f}" cy="{cy:.1f}" r="4" fill="{color}"><title>{escape(title)}</title>'
+                f'<path class="line whisker c{n % 8}" d="M{cx:.1f} {y(r["low"]):.1f}V{y(r["high"]):.1f}"/>'
+                f'<circle class="line dot c{n % 8}" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5"><title>{escape(title)}</title>'
                 "</circle>"
             )
-        parts.append(f'<text x="{WIDTH - MARGIN + 15}" y="{MARGIN + 20 * n}" fill="{color}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 
 
-def _traces(folder: Path, samples: Mapping[str, Sample], limits: MediaLimits, most: int) -> list[dict[str, Any]]:
+def _trace_rows(folder: Path, samples: Mapping[str, Sample]) -> list[tuple[dict[str, Any], Sample]]:
     rows = [row for row in read_rows(folder / TRACES) if row["id"] in samples]
-    rows.sort(key=lambda row: not any(cycle["cut"] is not None for cycle in row["cycles"]))
-    found = []
-    for row in rows[:most]:
-        sample = samples[row["id"]]
-        steps = [
-            {
-                **cycle,
-                "pieces": _pieces(cycle["text"], cycle["cut"], cycle["claim"]),
-                "next": row["texts"][i + 1] if i + 1 < len(row["texts"]) else None,
-            }
-            for i, cycle in enumerate(row["cycles"])
-        ]
-        found.append(
-            {
-                "id": row["id"],
-                "seed": row["seed"],
-                "mode": row["mode"],
-                "stop": row["stop"],
-                "question": last_text(sample),
-                "reference": sample.answer,
-                "images": [image for media in sample.media if (image := _image(media, limits))],
-                "steps": steps,
-                "last": row["texts"][-1],
-            }
-        )
-    return found
+    rows.sort(key=lambda row: not _was_cut(row))
+    return [(row, samples[row["id"]]) for row in rows]
+
+
+def _was_cut(row: Mapping[str, Any]) -> bool:
+    return any(cycle["cut"] is not None for cycle in row["cycles"])
+
+
+def _trace(row: Mapping[str, Any], sample: Sample, limits: MediaLimits) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "seed": row["seed"],
+        "mode": row["mode"],
+        "stop": row["stop"],
+        "cut": _was_cut(row),
+        "question": last_text(sample),
+        "reference": sample.answer if isinstance(sample.answer, str) else json.dumps(sample.answer),
+        "images": [Markup(image) for media in sample.media if (image := _image(media, limits))],
+        "steps": [{**each, "pieces": _pieces(each["text"], each["cut"], each["claim"])} for each in row["cycles"]],
+        "last": row["texts"][-1],
+    }
 
 
 def _pieces(text: str, cut: int | None, claim: str) -> list[tuple[str, str]]:

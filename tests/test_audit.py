@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mmcredit import config
-from mmcredit.audit import command, gradients, output, truth
+from mmcredit.audit import board as boards
+from mmcredit.audit import gradients, output, truth, work
 from mmcredit.audit.command import Options, audit
 from mmcredit.audit.estimate import Advantages, Plan
 from mmcredit.audit.measures import Judge, Tokens, average_precision
@@ -50,7 +51,7 @@ def found(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def board(found):
-    return output.board(found[1], draws=50)
+    return boards.board(found[1], draws=50)
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------
@@ -197,10 +198,10 @@ def test_enumeration_and_monte_carlo_agree(found):
 
 def test_the_sanity_rows_stand_where_they_must(board):
     rows = {r.label: r for r in board.rows}
-    assert board.rows[0].label == command.TRUTH
-    assert rows[command.TRUTH].agreement.correlation.value == pytest.approx(1)
+    assert board.rows[0].label == boards.TRUTH
+    assert rows[boards.TRUTH].agreement.correlation.value == pytest.approx(1)
     dense = next(r for label, r in rows.items() if label.startswith("spo_chain before every token"))
-    grpo, noise = rows["grpo"], rows[command.RANDOM]
+    grpo, noise = rows["grpo"], rows[work.RANDOM]
     assert dense.agreement.correlation.value > 0.8
     assert dense.agreement.correlation.value > grpo.agreement.correlation.value > 0
     assert abs(noise.agreement.correlation.value) < 0.4
@@ -213,21 +214,21 @@ def test_the_sanity_rows_stand_where_they_must(board):
 
 def test_a_killed_audit_goes_on_and_gives_the_same(found, board, monkeypatch):
     folder, _ = found
-    kept = folder / "out" / command.TRUTHS
+    kept = folder / "out" / work.TRUTHS
     names = sorted(kept.iterdir())
     names[1].unlink()
     calls = []
-    real = command.find_truth
-    monkeypatch.setattr(command, "find_truth", lambda *a, **k: calls.append(1) or real(*a, **k))
-    again = output.board(audit(settings(folder), folder / "out", OPTIONS, silent), draws=50)
+    real = work.find_truth
+    monkeypatch.setattr(work, "find_truth", lambda *a, **k: calls.append(1) or real(*a, **k))
+    again = boards.board(audit(settings(folder), folder / "out", OPTIONS, silent), draws=50)
     assert len(calls) == 1
     assert again.rows[0].agreement == board.rows[0].agreement
     assert {r.label: r.agreement.correlation for r in again.rows} == {
         r.label: r.agreement.correlation for r in board.rows
     }
-    with pytest.raises(ValueError, match="another plan"):
+    with pytest.raises(ValueError, match=r"other settings: plan.most 16 -> 32; give its"):
         audit(settings(folder), folder / "out", Options("grpo", 3, 2, 2, 48, Plan(8, 32)), silent)
-    with pytest.raises(ValueError, match="another config"):
+    with pytest.raises(ValueError, match=r"other settings: config.rollout.sampling.temperature 1.0 -> 0.5; give"):
         audit(settings(folder, "rollout.sampling.temperature=0.5"), folder / "out", OPTIONS, silent)
     names[0].write_bytes(b"half")
     with pytest.raises(ValueError, match="is damaged"):

@@ -10,7 +10,8 @@ import torch
 from video_cases import inserted_batch
 
 from mmcredit import config
-from mmcredit.audit import command, output
+from mmcredit.audit import board as boards
+from mmcredit.audit import command, work
 from mmcredit.audit.collect import GOES_ON, TREES, strategies
 from mmcredit.audit.command import Options, audit
 from mmcredit.audit.estimate import TERMINAL, Plan
@@ -113,8 +114,8 @@ def test_trees_and_verifiers_are_audited(tmp_path):
     run = config.load("easy_vqa", None, [verifiers, *small])
     options = Options("grpo, perceval, spo_tree, step_wise", 2, 2, 2, 0, Plan(2, 4))
     found = audit(run, tmp_path / "out", options, lambda name, total: lambda count: None)
-    rows = {r.label: r for r in output.board(found, draws=30).rows}
-    tree = rows[f"spo_tree {output.OWN}"]
+    rows = {r.label: r for r in boards.board(found, draws=30).rows}
+    tree = rows[f"spo_tree {boards.OWN}"]
     assert "perceval" in rows
     assert "step_judge" in found.refused["step_wise"]
     (grown,) = found.trees
@@ -134,7 +135,7 @@ def test_trees_and_verifiers_are_audited(tmp_path):
     again = audit(plain, tmp_path / "out", replace(options, gradient=False), lambda name, total: lambda count: None)
     assert "verifiers: easy_vqa_oracle" in again.refused["perceval"]
     assert (again.batches[0].credit["grpo"] == found.batches[0].credit["grpo"]).all()
-    assert (tmp_path / "out" / TREES / command.TRUTHS).is_dir()
+    assert (tmp_path / "out" / TREES / work.TRUTHS).is_dir()
 
 
 def test_what_inserts_stays_and_what_cannot_stand_around_it_is_refused(capsys):

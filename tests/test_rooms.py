@@ -10,7 +10,7 @@ import mmcredit
 
 PACKAGE = Path(mmcredit.__file__).parent
 
-GROUND = "components config_files intervals judge rollouts seeds state_tree version warned world yaml_values"
+GROUND = "components config_files intervals judge rollouts seeds settings state_tree version warned world yaml_values"
 VALUES = f"{GROUND} answers data"
 BELOW_CONFIG = f"{VALUES} corruptions credit objective policy rewards rollout signals statistics views"
 BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
@@ -27,6 +27,7 @@ ROOMS: dict[str, str] = {
     "judge": "",
     "rollouts": "",
     "seeds": "",
+    "settings": "",
     "state_tree": "",
     "usage": "",
     "version": "",

@@ -15,7 +15,7 @@ from mmcredit.components import build_all, explain
 from mmcredit.evaluate.ask.answer_lines import Rows, answer_row, file_stem, skipped_row
 from mmcredit.evaluate.ask.cells import BATCH, Answer, Skipped, answer_cells
 from mmcredit.evaluate.ask.questions import Target, benchmark_target, held_out_target, listed, read_benchmarks
-from mmcredit.evaluate.ask.settings import CORRUPTION_SEED, cells_of, settings_of, suite_of
+from mmcredit.evaluate.ask.settings import CORRUPTION_SEED, cells_of, setting_defaults, settings_of, suite_of
 from mmcredit.evaluate.benchmarks.referee import Referee
 from mmcredit.evaluate.decoded import entry_of, open_engine
 from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
@@ -67,6 +67,7 @@ def run(config: RunConfig, options: Namespace, console: Console, bar: Bar) -> in
                     settings_of(config, target, cells, sampling, judge)
                     | ({} if decoding is None else {"decoding": decoding}),
                     config.evaluate.samples,
+                    setting_defaults(),
                 )
             )
             for target in targets

@@ -106,15 +106,27 @@ def fill(
 ) -> str:
     """A page from its template: style, scripts and data inside, every value of the context escaped. `connect`: it may
     ask the server that it came from."""
-    script = "\n".join(_read(name) for name in scripts)
+    return fill_text(_read(template), scripts, data, context, connect=connect)
+
+
+def fill_text(
+    template: str,
+    scripts: Sequence[str],
+    data: dict[str, Any],
+    context: dict[str, Any],
+    *,
+    more: str = "",
+    connect: bool = False,
+) -> str:
+    """`fill` for a page of another package: the text of its `template`, and `more` script after those of this one."""
+    script = "\n".join([*(_read(name) for name in scripts), *([more] if more else [])])
     inside = {"style": Markup(_read("page.css")), "script": Markup(script), "data": Markup(embed(data))}
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
     environment.filters |= {"duration": summary.duration, "number": format_number, "percent": format_percent}
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=1, ensure_ascii=False)
-    template_text = _read(template)
-    return environment.from_string(template_text).render(context | inside | {"policy": content_policy(script, connect)})
+    return environment.from_string(template).render(context | inside | {"policy": content_policy(script, connect)})
 
 
 def _visible(value: Any) -> Any:

@@ -75,7 +75,7 @@ function shade(kind, range, value) {
 
 function paint(node, kind, range, value) {
   const colour = shade(kind, range, value);
-  node.style.backgroundColor = colour ? `rgb(var(--${colour[0]}) / ${(0.07 + 0.63 * colour[1]).toFixed(3)})` : "";
+  node.style.backgroundColor = colour ? `rgb(var(--${colour[0]}) / calc(var(--tint) * ${(0.1 + 0.9 * colour[1]).toFixed(3)}))` : "";
 }
 
 function drawLegend(range) {

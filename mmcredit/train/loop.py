@@ -18,9 +18,11 @@ from mmcredit.intervals import Interval
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
+from mmcredit.train.agreement import check_batch
 from mmcredit.train.alarms import Alarms
+from mmcredit.train.begin import where_to_begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
-from mmcredit.train.costs import Costs
+from mmcredit.train.costs import Costs, summed
 from mmcredit.train.first_step import score
 from mmcredit.train.held_out import Before, HeldOut
 from mmcredit.train.metrics import batch_metrics, credit_metrics, mismatch_metrics
@@ -63,8 +65,8 @@ class Trainer:
         self.run_dir = Path(config.run.dir)
         self.progress = progress if progress is not None and self.world.writes else Progress(quiet=True)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        chosen = self.world.from_first(lambda: self._where_to_begin(resume))
-        checkpoint = None if chosen is None else self.checkpoints.folder / chosen
+        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
+        checkpoint = None if begin.checkpoint is None else self.checkpoints.folder / begin.checkpoint
         self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
@@ -75,6 +77,7 @@ class Trainer:
         self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
         self.step = 0  # the next step to run
         self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
+        self._passes_before: dict[str, dict[str, float]] = {}  # of the run that is resumed
         saved: dict[str, Any] = {}
         if checkpoint is not None:
             self.step, saved = self.checkpoints.load(checkpoint)
@@ -99,21 +102,12 @@ class Trainer:
         if saved:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
+        for note in begin.notes:
+            self._event(note, "note", "warning")
 
         self._stop_listening = warned.listen(
             lambda text: self.records.events.write(self.step, text, kind="note", level="warning")
         )
-
-    def _where_to_begin(self, resume: bool) -> str | None:
-        """The name of the checkpoint to go on from; None for a new run."""
-        if resume:
-            newest = self.checkpoints.latest()
-            return None if newest is None else newest.name
-        if (self.run_dir / "metrics.jsonl").exists():
-            raise ValueError(
-                f"run.dir {self.run_dir} holds a run already; go on with --resume, or give run.dir a new folder"
-            )
-        return None
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -141,6 +135,7 @@ class Trainer:
                     if self.world.writes:
                         parts.policy.save(self.run_dir / "model")
                 self.save(self.run_dir / "model")
+            self._count_passes()
             gain = None if after is None else self.held_out.gain()
             training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
@@ -175,6 +170,7 @@ class Trainer:
         with costs.stage("credit"):
             self.progress.stage("credit")
             credit = parts.pipeline(rollouts, step, config.run.steps)
+        check_batch(self.world, rollouts, credit)
         for trace in credit.trace:
             costs.methods[trace.name]["seconds"] += trace.seconds
         with costs.stage("update"):
@@ -220,12 +216,7 @@ class Trainer:
 
     def _count_passes(self) -> None:
         """The forwards of all ranks. Not at the end of a run that failed: the others may not answer."""
-        self._passes = {}
-        for own in self.world.gather(self.parts.policy.costs.read()):
-            for view, counters in own.items():
-                known = self._passes.setdefault(view, dict.fromkeys(counters, 0.0))
-                for name, value in counters.items():
-                    known[name] += value
+        self._passes = summed([self._passes_before, *self.world.gather(self.parts.policy.costs.read())])
 
     def _spent(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
         metrics = {f"cost/{name}_seconds": value for name, value in self.costs.last.items()}
@@ -253,6 +244,7 @@ class Trainer:
             self.progress.stage("save")
             # A resumed run starts with empty caches; with the same caches this one goes on bit for bit like it.
             self.parts.policy.drop_caches()
+            self._count_passes()
             state = self._state()
             if not self.world.writes:
                 self.world.barrier()
@@ -262,7 +254,6 @@ class Trainer:
                 self._event(f"saved {path.name}", "checkpoint")
             except CheckpointError as error:
                 self._event(str(error), "checkpoint", "error")
-                self.progress.say(str(error), "red")
             self.world.barrier()
 
     def _saved_part(self, name: str) -> None:
@@ -276,6 +267,7 @@ class Trainer:
                 "data": self.stage.ahead.stream_state(),
                 "alarms": self.alarms.state_dict(),
                 "costs": self.costs.state_dict(),
+                "passes": self._passes,
                 "baseline": self.held_out.baseline,
                 "rng": rng_state(),
             },
@@ -293,6 +285,7 @@ class Trainer:
         self.stream.load_state_dict(run["data"])
         self.alarms.load_state_dict(run["alarms"])
         self.costs.load_state_dict(run["costs"])
+        self._passes = self._passes_before = run.get("passes", {})
         self.held_out.baseline = run["baseline"]
         self.stage.ahead.load_state_dict(saved.get("ahead", {}))
         set_rng_state(run["rng"])
@@ -323,7 +316,7 @@ class Trainer:
     def _event(self, message: str, kind: Any = "note", level: Any = "info") -> None:
         self.records.events.write(self.step, message, kind=kind, level=level)
         if level != "info":
-            self.progress.say(f"step {self.step}: {message}", "yellow")
+            self.progress.say(f"step {self.step}: {message}", "red" if level == "error" else "yellow")
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Outcome:

@@ -12,6 +12,7 @@ from typing import IO, Any
 from mmcredit.evaluate.ask.cells import Answer, Skipped
 from mmcredit.evaluate.benchmarks.scoring import Score
 from mmcredit.report.files import replace_file
+from mmcredit.settings import changes, told
 
 CLEAN = "clean"
 
@@ -63,8 +64,13 @@ class Rows:
     question, so they are not mixed. Use as a context manager: the file is locked against a second writer.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], attempts: int) -> None:
-        """Raises ValueError for other settings, a damaged line before the last, or a file that is being written to."""
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], attempts: int, defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """`defaults`: what a setting counts as in a file that was made before it existed.
+
+        Raises ValueError for other settings, a damaged line before the last, or a file that is being written to.
+        """
         self.path, self.attempts = path, attempts
         self.damaged = 0  # lines cut off by a kill
         self.unfinished = 0  # rows of a question with attempts missing
@@ -72,7 +78,7 @@ class Rows:
         self._nowhere: set[int] = set()  # questions that can be answered in no cell
         self.ids: dict[int, str] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._check_settings(settings)
+        self._check_settings(settings, defaults)
         self._file: IO[bytes] = path.open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,7 +87,7 @@ class Rows:
             raise ValueError(f"{path} is being written by another evaluation; wait for it, or choose -o") from None
         self.kept = self._read_back()
 
-    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+    def _check_settings(self, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> None:
         path = self.path.with_suffix(".settings.json")
         now = json.loads(json.dumps(settings))
         if self.path.exists() and self.path.stat().st_size:
@@ -95,11 +101,10 @@ class Rows:
             # Further cells may be added to a file; those that it has must mean the same.
             shared = there.get("cells", {}).keys() & now.get("cells", {}).keys()
             cells = [{k: v for k, v in each.get("cells", {}).items() if k in shared} for each in (there, now)]
-            other = differences({**there, "cells": cells[0]}, {**now, "cells": cells[1]})
-            if other:
+            if other := changes({**there, "cells": cells[0]}, {**now, "cells": cells[1]}, defaults):
                 raise ValueError(
-                    f"{self.path} was made with other settings: {'; '.join(other[:5])}"
-                    f"{'; ...' if len(other) > 5 else ''}; choose another folder with -o, or delete it"
+                    f"{self.path} was made with other settings: {told(other)}; choose another folder with -o, or "
+                    "delete it"
                 )
             now["cells"] = {**there.get("cells", {}), **now.get("cells", {})}
             if now == there:
@@ -199,21 +204,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not isinstance(row, dict) or any(key not in row for key in wanted):
         return None
     return row if "skipped" in row or "attempt" in row else None
-
-
-def differences(there: Any, now: Any, place: str = "") -> list[str]:
-    """Where two plain values differ, a sentence per place."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        found = []
-        for key in sorted({*there, *now}):
-            found += differences(there.get(key), now.get(key), f"{place}.{key}" if place else key)
-        return found
-    return [] if there == now else [f"{place} is {_short(there)} there and {_short(now)} now"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def file_stem(text: str) -> str:

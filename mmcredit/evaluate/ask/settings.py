@@ -10,7 +10,9 @@ from mmcredit.corruptions.base import Corruption
 from mmcredit.corruptions.suite import SEEN, UNSEEN, Suite, imagenet_c, operator
 from mmcredit.evaluate.ask.cells import CLEAN, Cell
 from mmcredit.evaluate.ask.questions import Target, listed
+from mmcredit.policy.config import ModelConfig
 from mmcredit.policy.fingerprint import folder_fingerprint
+from mmcredit.settings import defaults_of
 
 if TYPE_CHECKING:
     from mmcredit.config import RunConfig
@@ -100,6 +102,13 @@ def settings_of(
         "cells": {c.label: None if c.operator is None else c.operator.spec() for c in cells},
         "judge": None if judge is None or target.benchmark is None else {"model": judge.model},
     }
+
+
+def setting_defaults() -> dict[str, Any]:
+    """What a setting of `settings_of` counts as in answers that were made before it existed."""
+    from mmcredit.rollout.engine import Sampling
+
+    return {"model": defaults_of(ModelConfig), "sampling": defaults_of(Sampling), "decoding": None}
 
 
 def fingerprint(path: str, base: str | None = None) -> str | None:
