@@ -47,11 +47,11 @@ class World:
 
     def gather(self, value: Any) -> list[Any]:
         """The plain data (dicts, lists, numbers, text) of every rank, by rank."""
-        return [value]
+        return [_as_it_travels(value)]
 
     def from_first(self, make: Callable[[], Any]) -> Any:
         """Plain data that rank 0 makes, on every rank. An error of rank 0 is raised on all."""
-        return make()
+        return _as_it_travels(make())
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """For each flag, whether it is set on some rank."""
@@ -69,6 +69,11 @@ class World:
 
     def leave(self) -> None:
         """Wait for the other ranks with all work done; a process that is one of several ends here."""
+
+
+def _as_it_travels(value: Any) -> Any:
+    """What is not plain, and what becomes something else on its way, shows in a run of one process already."""
+    return json.loads(json.dumps(value))
 
 
 ALONE = World()

@@ -15,7 +15,7 @@ from mmcredit import warned, yaml_values
 from mmcredit.report.files import Lines
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.supervised.held_out import Measured
-from mmcredit.train.begin import where_to_begin
+from mmcredit.train.begin import begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import summed
 from mmcredit.train.progress import Progress
@@ -105,8 +105,8 @@ class Fit:
         self.progress = progress if progress is not None and self.world.writes else LossProgress(quiet=True)
         self.run_dir = Path(config.run.dir)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
-        chosen = begin.checkpoint
+        found = begin(self.world, self.run_dir, self.checkpoints, resume, config)
+        chosen = found.checkpoint
         self.step, self.before, self.measured = 0, dict[str, Measured](), -1
         self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
         self._passes_before: dict[str, dict[str, float]] = {}  # of the run that is resumed
@@ -130,7 +130,7 @@ class Fit:
         lesson.stream.note = lambda text: self._event(text)
         if chosen is not None:
             self._event(f"resumed from {chosen}", "checkpoint")
-        for note in begin.notes:
+        for note in found.notes:
             self._event(note, level="warning")
 
     def run(self) -> Fitted:

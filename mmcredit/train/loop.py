@@ -20,7 +20,7 @@ from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
 from mmcredit.train.agreement import check_batch
 from mmcredit.train.alarms import Alarms
-from mmcredit.train.begin import where_to_begin
+from mmcredit.train.begin import begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
 from mmcredit.train.costs import Costs, summed
 from mmcredit.train.first_step import score
@@ -65,8 +65,8 @@ class Trainer:
         self.run_dir = Path(config.run.dir)
         self.progress = progress if progress is not None and self.world.writes else Progress(quiet=True)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
-        checkpoint = None if begin.checkpoint is None else self.checkpoints.folder / begin.checkpoint
+        found = begin(self.world, self.run_dir, self.checkpoints, resume, config)
+        checkpoint = None if found.checkpoint is None else self.checkpoints.folder / found.checkpoint
         self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
@@ -102,7 +102,7 @@ class Trainer:
         if saved:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
-        for note in begin.notes:
+        for note in found.notes:
             self._event(note, "note", "warning")
 
         self._stop_listening = warned.listen(
