@@ -55,7 +55,7 @@ x \equiv 3 \pmod 5  x ≡ 3 (mod 5)  3 \mod 5  x \equiv 8 \pmod{5}  !  3  x ≡ 
 {}_5C_2  10  \binom{5}{2}  !  25
 infinitely many  infinite  infinitely many solutions  !  none
 7  7 \checkmark  ∴ 7  答案：7  答案是7  7个  【7】  7 (since 3+4=7)  __7__  !  1, 7  7 \times 7  7 (approximately)
-7  → 7  \large 7  = 7  !  7!
+7  → 7  \large 7  = 7  !  7!  7 (eight)
 """
 
 
@@ -82,7 +82,9 @@ def test_math(reference, answer, right):
         )),
         *(("red", answer, 0.0) for answer in ("", "\u200b", "not red", "red, blue", "the red", "|red|", "r e d")),
         ("İstanbul", "istanbul", 1.0), ("...", "...", 1.0), ("*", "*", 1.0), ("5'", "5'", 1.0), ("5'", "5", 0.0),
-        ("3-4", "3‑4", 1.0), ("-5", "–5", 1.0), ("-5", "- 5", 0.0), ("(1, 2)", "1, 2", 0.0), ("5", "٥", 1.0),
+       
+        ("3-4", "3‑4", 1.0), ("-5", "–5", 1.0), ("-5", "- 5", 0.0),
+        ("5", "> 5", 0.0), ("5", "+ 5", 0.0), ("(1, 2)", "1, 2", 0.0), ("5", "٥", 1.0),
     ],
 )  # fmt: skip
 def test_exact_answer(reference, answer, right):
@@ -206,6 +208,14 @@ def test_option(answer, right):
 )
 def test_what_others_were_told_of(spec, response, reference, right):
     assert paid(spec, response, reference) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("B. Incorrect", 1.0), ("B", 1.0), ("Incorrect", 1.0), ("A. Correct B. Incorrect", 0.0), ("B?", 1.0), ("A", 0.0)],
+)
+def test_options_that_read_like_verdicts(answer, right):
+    assert paid("option", f"<answer>{answer}</answer>", "B", choices=["Correct", "Incorrect"]) == right
 
 
 @pytest.mark.parametrize("blank", ["\u200b", "\ufeff", "\x00", " \u2060 "])
