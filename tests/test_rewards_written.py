@@ -184,6 +184,20 @@ def test_option(answer, right):
     assert paid("option", f"<answer>{answer}</answer>", "B", **CHOICES) == right
 
 
+@pytest.mark.parametrize(
+    ("response", "right"),
+    [
+        ("The answer is 5 (not 6).", 1.0), ("The answer is 5, because 2+3=5.", 1.0), ("Answer: $5$ since 2+3=5", 1.0),
+        ("Die Antwort ist 5.", 1.0), ("La respuesta es 5.", 1.0), ("La réponse est **5**", 1.0), ("#### 5", 1.0),
+        ("```\n5\n```", 1.0), ("答案是 5。", 1.0), ("The answer is not 5", 0.0), ("The answer is 5 or 6.", 0.0),
+        ("The answer is 6, not 5.", 0.0), ("What is 5?", 0.0), ("5\n6\n7", 0.0),
+        ("<answer>5</answer><answer>6</answer>", 0.0),
+    ],
+)  # fmt: skip
+def test_what_a_response_without_a_box_states(response, right):
+    assert paid({"math": {"extract": "whole"}}, response, "5") == right
+
+
 # Public reports: TRL pull request 4563 and issue 5298 (thoughts), EasyR1 pull request 382 (a formula in code marks),
 # open-r1 issue 503 (an answer without a box), OPD-V issue 2 and VLMEvalKit pull request 1552 (letters of prose),
 # ms-swift issue 3981 and open-r1 issue 215 (a reference that nothing reads must not be paid).

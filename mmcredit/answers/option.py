@@ -118,6 +118,7 @@ def option_letter(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
             break
     text = re.sub(r"</?[A-Za-z]\w+>", " ", text).translate(_MARKUP).strip(" \t\r\n'")
     text = re.sub(rf"(?<!\w)'([{letters}])'(?!\w)", r"\1", text)
+    text = re.sub(rf"<([{letters}])>", r"(\1)", text)
     only = re.compile(rf"[(\[<]?([{letters.upper()}{letters.lower()}])[)\]>]?[.,:;!?。]?")
     for part in (text, text.rpartition("\n")[2].strip(" \t'")):
         whole = only.fullmatch(part)
