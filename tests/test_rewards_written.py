@@ -55,7 +55,7 @@ x \equiv 3 \pmod 5  x ≡ 3 (mod 5)  3 \mod 5  x \equiv 8 \pmod{5}  !  3  x ≡ 
 {}_5C_2  10  \binom{5}{2}  !  25
 infinitely many  infinite  infinitely many solutions  !  none
 7  7 \checkmark  ∴ 7  答案：7  答案是7  7个  【7】  7 (since 3+4=7)  __7__  !  1, 7  7 \times 7  7 (approximately)
-7  → 7  \large 7  = 7  !  7!
+7  → 7  \large 7  = 7  !  7!  7 (eight)
 """
 
 
@@ -82,7 +82,9 @@ def test_math(reference, answer, right):
         )),
         *(("red", answer, 0.0) for answer in ("", "\u200b", "not red", "red, blue", "the red", "|red|", "r e d")),
         ("İstanbul", "istanbul", 1.0), ("...", "...", 1.0), ("*", "*", 1.0), ("5'", "5'", 1.0), ("5'", "5", 0.0),
-        ("3-4", "3‑4", 1.0), ("-5", "–5", 1.0), ("-5", "- 5", 0.0), ("(1, 2)", "1, 2", 0.0), ("5", "٥", 1.0),
+       
+        ("3-4", "3‑4", 1.0), ("-5", "–5", 1.0), ("-5", "- 5", 0.0),
+        ("5", "> 5", 0.0), ("5", "+ 5", 0.0), ("(1, 2)", "1, 2", 0.0), ("5", "٥", 1.0),
     ],
 )  # fmt: skip
 def test_exact_answer(reference, answer, right):
@@ -182,6 +184,20 @@ def test_option(answer, right):
     assert paid("option", f"<answer>{answer}</answer>", "B", **CHOICES) == right
 
 
+@pytest.mark.parametrize(
+    ("response", "right"),
+    [
+        ("The answer is 5 (not 6).", 1.0), ("The answer is 5, because 2+3=5.", 1.0), ("Answer: $5$ since 2+3=5", 1.0),
+        ("Die Antwort ist 5.", 1.0), ("La respuesta es 5.", 1.0), ("La réponse est **5**", 1.0), ("#### 5", 1.0),
+        ("```\n5\n```", 1.0), ("答案是 5。", 1.0), ("The answer is not 5", 0.0), ("The answer is 5 or 6.", 0.0),
+        ("The answer is 6, not 5.", 0.0), ("What is 5?", 0.0), ("5\n6\n7", 0.0),
+        ("<answer>5</answer><answer>6</answer>", 0.0),
+    ],
+)  # fmt: skip
+def test_what_a_response_without_a_box_states(response, right):
+    assert paid({"math": {"extract": "whole"}}, response, "5") == right
+
+
 # Public reports: TRL pull request 4563 and issue 5298 (thoughts), EasyR1 pull request 382 (a formula in code marks),
 # open-r1 issue 503 (an answer without a box), OPD-V issue 2 and VLMEvalKit pull request 1552 (letters of prose),
 # ms-swift issue 3981 and open-r1 issue 215 (a reference that nothing reads must not be paid).
@@ -206,6 +222,14 @@ def test_option(answer, right):
 )
 def test_what_others_were_told_of(spec, response, reference, right):
     assert paid(spec, response, reference) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("B. Incorrect", 1.0), ("B", 1.0), ("Incorrect", 1.0), ("A. Correct B. Incorrect", 0.0), ("B?", 1.0), ("A", 0.0)],
+)
+def test_options_that_read_like_verdicts(answer, right):
+    assert paid("option", f"<answer>{answer}</answer>", "B", choices=["Correct", "Incorrect"]) == right
 
 
 @pytest.mark.parametrize("blank", ["\u200b", "\ufeff", "\x00", " \u2060 "])

@@ -28,7 +28,7 @@ def extract(text: str, how: Extraction, tag: str = "answer") -> str | None:
 
     It is looked for behind the thoughts (`after_thoughts`), unless the tag is the one of the thoughts.
     """
-    if how != "tag" or not tag.startswith("th"):
+    if how != "tag" or tag not in ("think", "thinking", "thought", "thoughts"):
         text = after_thoughts(text)
     if how == "tag":
         return last_tag(text, tag)
@@ -93,7 +93,7 @@ _PLAIN = str.maketrans(dict.fromkeys("‘’", "'") | dict.fromkeys("“”", '"
 _WORDS_IN = re.compile(
     r"\\(?:text(?:bf|it|rm|tt)?|mathrm|mathbf|mbox|boxed|fbox)\s*\{([^{}]*)\}"  # \text{red}
     r"|[\[(]\s*([^\W\d_][^()\[\],;{}]*)[\])]"  # (red), not (1, 2)
-    r"|(?:(?:[#>•]+|[-+](?=\s+[^\W\d]))\s+)+(\S.*)",  # a heading, a quotation, the only item of a list
+    r"|(?:(?:[#•]+|[-+>](?=\s+[^\W\d]))\s+)+(\S.*)",  # a heading, a quotation, the only item of a list
     re.DOTALL,
 )
 

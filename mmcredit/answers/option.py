@@ -19,10 +19,12 @@ _AFTER_A = re.compile(
 )
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
 _QUOTED = re.compile(r"^[ \t]*>[ \t]+", re.MULTILINE)
-_TICKED = re.compile(
-    r"[)\]]?\s*[.:]?\s*(?:[✅✓✔☑]|correct\b(?=\s*(?:[.,;(!]|\n|\Z|[(\[]?[A-Z][)\].:])))", re.IGNORECASE
+_TICKED = re.compile(r"[)\]]?\s*[.:]?\s*[✅✓✔☑]")
+_CROSSED = re.compile(r"[)\]]?\s*[.:]?\s*[❌✗✘✖]")
+# "A. Incorrect B. Correct C. Incorrect": verdicts only where three letters have one, since an option may read so.
+_VERDICT = re.compile(
+    r"[)\]]?\s*[.:]?\s*(?:(correct)|incorrect|wrong)\b(?=\s*(?:[.,;(!\n]|\Z|[(\[]?[A-Z][)\].:]))", re.IGNORECASE
 )
-_CROSSED = re.compile(r"[)\]]?\s*[.:]?\s*(?:[❌✗✘✖]|(?:incorrect|wrong)\b)", re.IGNORECASE)
 _BE = r"(?:is|are|was|were|seems?|looks?|sounds?|would be|must be|should be|has to be)"
 _ADVERB = r"(?:(?:also|clearly|definitely|obviously|both|all|therefore|thus|indeed|actually|too|to be)\s+)*"
 _FALSE = r"(?:not\b(?!\s+only)|wrong|incorrect|false|untrue|invalid|impossible|out\b|ruled out|eliminated|excluded)"
@@ -116,7 +118,8 @@ def option_letter(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
             break
     text = re.sub(r"</?[A-Za-z]\w+>", " ", text).translate(_MARKUP).strip(" \t\r\n'")
     text = re.sub(rf"(?<!\w)'([{letters}])'(?!\w)", r"\1", text)
-    only = re.compile(rf"[(\[<]?([{letters.upper()}{letters.lower()}])[)\]>]?[.,:;!。]?")
+    text = re.sub(rf"<([{letters}])>", r"(\1)", text)
+    only = re.compile(rf"[(\[<]?([{letters.upper()}{letters.lower()}])[)\]>]?[.,:;!?。]?")
     for part in (text, text.rpartition("\n")[2].strip(" \t'")):
         whole = only.fullmatch(part)
         if whole:
@@ -174,10 +177,13 @@ def _small(text: str, start: int, end: int) -> bool:
 
 def _judge(text: str, mentions: Sequence[_Mention]) -> None:
     """Set what is said of each mention."""
+    listed = len({m.letter for m in mentions if _VERDICT.match(text, m.end, m.end + _NEAR)}) > 2
     for each in mentions:
         before = (text, max(0, each.start - _NEAR), each.start)
         after = (text, each.end, each.end + _NEAR)
-        if _DENIED_BEFORE.search(*before) or _DENIED_AFTER.match(*after) or _CROSSED.match(*after):
+        verdict = _VERDICT.match(*after) if listed else None
+        wrong = _CROSSED.match(*after) or (verdict and not verdict[1])
+        if _DENIED_BEFORE.search(*before) or _DENIED_AFTER.match(*after) or wrong:
             each.strength = -1
         elif (
             _STATED_BEFORE.search(*before)
@@ -185,7 +191,7 @@ def _judge(text: str, mentions: Sequence[_Mention]) -> None:
             or (_CONCLUDED_BEFORE.search(*before) and _ENDS.match(*after))
         ):
             each.strength = 2
-        elif _NAMED_BEFORE.search(*before) or _TICKED.match(*after):
+        elif _NAMED_BEFORE.search(*before) or _TICKED.match(*after) or verdict:
             each.strength = 1
         elif _ASKED.match(*after):
             each.strength = -1

@@ -21,6 +21,7 @@ _PLACES = (
 _JOINTS = ("hundred", "thousand", "million", "and", "point")
 _HOW_MANY = ("", "is", "are", "was", "were", "be", "only", "exactly", "just", "equals", "answer", "total", "of", "has")
 _WORDS = {word: value for value, word in enumerate(_SMALL)} | {word: 10 * (i + 2) for i, word in enumerate(_TENS)}
+NUMBER_WORDS = tuple(_WORDS)
 
 
 def spelled(text: str) -> str | None:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from mmcredit.answers.plain import visible, without_fence, without_html
-from mmcredit.rewards.equality.spelled import spelled
+from mmcredit.rewards.equality.spelled import NUMBER_WORDS, spelled
 
 _SIGNS = str.maketrans(
     dict.fromkeys("‐‑‒﹣－", "-")
@@ -48,8 +48,8 @@ _SAME = tuple(
         (r"(?:\{\s*\}\s*)?[_^]\s*\{?\s*(\d{1,4})\s*\}?\s*C\s*_\s*\{?\s*(\d{1,4})\s*\}?", r"\\binom{\1}{\2}"),
         (r"(?i)\bsq\.\s*", "sq "),
         (
-            r"(?<=[\d}])\s*(?:\\[, ]\s*)?\((?:\\text\s*\{)?\s*(?!approx|about|not|round|rough|exact|estim)"
-            r"((?:sq(?:uare)? )?[A-Za-z]{2,15}[²³]?)\s*\}?\)\s*\.?\s*$",
+            r"(?<=[\d}])(?:\s+|\s*\\[, ;]\s*|(?=\(\\text))\((?:\\text\s*\{)?\s*(?!approx|about|not|round|rough|exact|"
+            rf"estim|{'|'.join(NUMBER_WORDS)})((?:sq(?:uare)? )?[A-Za-z]{{1,15}}[²³]?)\s*\}}?\)\s*\.?\s*$",
             r" \1",
         ),
         (r"(?<=[\d}])\s*\((?:since|because|as)\b[^()]{1,80}\)\s*\.?\s*$", ""),
