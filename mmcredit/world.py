@@ -7,6 +7,7 @@ together again before anything looks at it. So statistics over a group or a batc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -48,15 +49,19 @@ class World:
 
     def gather(self, value: Any) -> list[Any]:
         """The plain data (dicts, lists, numbers, text) of every rank, by rank."""
-        return [value]
+        return [_as_it_travels(value)]
 
     def from_first(self, make: Callable[[], Any]) -> Any:
         """Plain data that rank 0 makes, on every rank. An error of rank 0 is raised on all."""
-        return make()
+        return _as_it_travels(make())
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """For each flag, whether it is set on some rank."""
         return list(flags)
+
+    def agree(self, what: str, items: Sequence[str]) -> None:
+        """Raise RuntimeError, on all ranks, unless every rank has the same `items`. All that a rank does rests on that
+        it holds what the others hold: where one read other files, or drew other numbers, each would go on by itself."""
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -66,6 +71,11 @@ class World:
 
     def leave(self) -> None:
         """Wait for the other ranks with all work done; a process that is one of several ends here."""
+
+
+def _as_it_travels(value: Any) -> Any:
+    """What is not plain, and what becomes something else on its way, shows in a run of one process already."""
+    return json.loads(json.dumps(value))
 
 
 ALONE = World()
@@ -131,6 +141,20 @@ class ProcessGroup(World):
         import torch
 
         return [bool(n) for n in self.total(torch.tensor([int(f) for f in flags]))]
+
+    def agree(self, what: str, items: Sequence[str]) -> None:
+        own = list(items)
+        if len(set(self.gather(hashlib.sha256(json.dumps(own).encode()).hexdigest()))) == 1:
+            return
+        first, *others = self.gather(own)
+        rank, theirs = next((r, found) for r, found in enumerate(others, 1) if found != first)
+        at = next((i for i, (a, b) in enumerate(zip(first, theirs, strict=False)) if a != b), None)
+        difference = f"{len(first)} against {len(theirs)}" if at is None else f"{first[at]} against {theirs[at]}"
+        raise RuntimeError(
+            f"ranks 0 and {rank} have different {what} ({difference}), but all ranks of a run work on one batch: look "
+            "for what is not the same for every process (files of data.media.root, versions of packages, environment "
+            "variables, code that draws random numbers)"
+        )
 
     def barrier(self) -> None:
         self.any([True])

@@ -23,9 +23,9 @@ sampled token by continuations of its prefix, or by listing all responses, and c
 on one thread of a shared CPU; `letters` with `--exact` in place of continuations. `steps` and `letters` are
 `configs/audits/*.yaml`, on models that `scripts/audit_cold_starts.py` makes from the shipped tiny Qwen3. `scenes` and
 `easy-vqa` are asked about by their oracles (`verifiers=[{scene_oracle: {groups: all}}]`). Each section states its
-number of prompts and the standard error of its truth: `steps` and `scenes` have fewer than 200, for want of time (of
-`scenes`, the column `sampled` is over 80 prompts). `--dense` is 8 in `steps`. One of the pages that an audit writes:
-[letters](audit/letters.html).
+number of prompts and the standard error of its truth. `--dense` is 8 in `steps`; `video-events` has `--batch 10
+--regroup 1 --dense 4 --continuations 4,8 --error 0.08`, since a continuation there inserts frames anew. One of the
+pages that an audit writes: [letters](audit/letters.html).
 
 How to read it. Intervals are 95 % bootstraps over prompts; an interval of the difference to GRPO that holds 0 says that
 GRPO is as good *here*, not that the methods are equal. GRPO's credit is an unbiased estimate: over very many responses
@@ -34,7 +34,8 @@ The correlations look at single tokens, where uniform credit says little. The ro
 own continuations, none of them shared with the truth; its distance to the row `truth` is noise of both sides, which
 `corrected` takes out on the side of the truth only. `spo_tree` credits edges of trees of its own: other responses of
 the same prompts, so nothing of its row is paired; trees were grown for `letters` only. Methods that read the image
-equal GRPO on text.
+equal GRPO on text. What a task has no signal for is not in its table: `perceval` without an oracle, `sd_grpo` without
+clips, `step_wise` without a judge, SPO and SPAE where frames are inserted.
 """
 COLUMNS = (
     ("gradient cosine", "gradient"), ("over GRPO", "gradient_over_grpo"), ("correlation", "correlation"),

@@ -29,7 +29,8 @@ from mmcredit.train.loop import Trainer
 
 LOSSES: dict[str, tuple[str, ...]] = {
     "dpo": ("loss={dpo: {beta: 0.3}}",),
-    "tgdpo, flagged spans": ("loss={tgdpo: {beta: 0.3, alpha: 0.5, signal: hallucinated, scale: -1.0}}",),
+    "tgdpo, flagged spans, alpha 0.5": ("loss={tgdpo: {beta: 0.3, alpha: 0.5, signal: hallucinated, scale: -1.0}}",),
+    "tgdpo, flagged spans, alpha 0.1": ("loss={tgdpo: {beta: 0.3, alpha: 0.1, signal: hallucinated, scale: -1.0}}",),
     "t_reg": ("loss={t_reg: {beta: 0.3, alpha: 0.25}}",),
     # Its margins are means over about 45 tokens where the others have sums.
     "tab_po": ("loss={tab_po: {beta: 12.0, lam: 0.5, diff_mode: lcs}}",),
@@ -72,7 +73,8 @@ def pairs_run(folder: Path, steps: int) -> Path:
 
 def measure(model: str, questions: int) -> dict[str, float]:
     """Shares over the held-out questions, one response each, at temperature 1."""
-    config = run_config.load("scenes", None, [f"evaluate.limit={questions}", "run.threads=1"])
+    words = [f"evaluate.limit={questions}", f"data.evaluate.scenes.size={questions}", "run.threads=1"]
+    config = run_config.load("scenes", None, words)
     config.model = config.model.at(model)
     scenes = {sample.id: Scene.from_json(sample.meta["scene"]) for sample in held_out_samples(config)}
     _, rows = evaluate_model(config)

@@ -8,9 +8,8 @@ number of steps, and writes `visual_tokens.md`. A run whose results are there is
 
 from __future__ import annotations
 
-from effect_sstoken import study
+from effect_sstoken import START, study
 
-START = "model.path=builtin:tiny-qwen2_5-vl-scenes; train.learning_rate=5e-4; "
 CASES = {
     "36, all": START + "model.visual_tokens=null",
     "18": START + "model.visual_tokens={tokens: 18}",

@@ -1,4 +1,8 @@
-"""Runs of several processes for tests: `launch` starts this file on N ranks, which go through a list of scenarios."""
+"""Runs of several processes for tests: `launch` starts this file on N ranks, which go through a list of scenarios.
+
+A scenario: `config` as plain data, `resume`, `plugin` (a module of tests), and `error`: part of the RuntimeError that
+ends the run on every rank.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Any
 
 
 def launch(folder: Path, scenarios: list[dict[str, Any]], ranks: int, timeout: float = 600) -> None:
-    """Run scenarios (name -> config as plain data, resume) one after the other on `ranks` processes."""
+    """Run scenarios one after the other on `ranks` processes."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "scenarios.json"
     plan.write_text(json.dumps(scenarios))
@@ -32,7 +36,13 @@ def _main(plan: Path) -> None:
         if "plugin" in scenario:  # a module of tests
             importlib.import_module(scenario["plugin"])
         trainer = Trainer(config.parse(scenario["config"]), resume=scenario.get("resume", False))
-        trainer.run()
+        try:
+            trainer.run()
+        except RuntimeError as error:
+            if "error" not in scenario or scenario["error"] not in str(error):
+                raise
+        else:
+            assert "error" not in scenario, f"the run did not end with {scenario['error']!r}"
 
 
 if __name__ == "__main__":

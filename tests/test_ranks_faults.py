@@ -122,6 +122,14 @@ def test_a_mistake_that_all_ranks_meet_is_said_once(tmp_path: Path) -> None:
     assert said.count("no such folder") == 1
 
 
+def test_a_mistake_that_one_rank_meets_ends_the_run_in_its_words(tmp_path: Path) -> None:
+    plugin = Path(__file__).with_name("rank_faults.py")
+    process, _ = start(tmp_path, "--plugin", str(plugin), credit=["grpo", {"of_this_process": {"fails": True}}])
+    said = ended(process)
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "mmcredit: error: broken on this rank alone"
+
+
 def test_the_local_engine_refuses_several_processes(tmp_path: Path) -> None:
     process, _ = start(tmp_path, train__engine="local")
     said = ended(process)

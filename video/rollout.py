@@ -298,7 +298,7 @@ class FrameRetrieval(Strategy):
         inserted = [one for own in rollouts.inserted or () for one in own]
         stage.spend(
             self.name,
-            windows=len({id(one.piece) for one in inserted}),
+            windows=len({one.piece.media_keys for one in inserted}),
             insertions=len(inserted),
             inserted_tokens=sum(len(one.piece) for one in inserted),
             decode_seconds=answers.windows.seconds,

@@ -96,6 +96,10 @@ def load_model(config: ModelConfig, seed: int = 0) -> tuple[torch.nn.Module, Any
         except ImportError as error:
             raise ValueError(f"model.path={config.path!r}: its processor cannot be made: {error}") from error
         limit_pixels(processor, **limits)
+        videos = getattr(processor, "video_processor", None)
+        if videos is not None and getattr(videos, "cap_pixels_per_frame", True) is None:
+            # Clips come within a volume of their own (`video.frames`). Left open, this changes with transformers 5.22.
+            videos.cap_pixels_per_frame = False
         tokenizer = processor.tokenizer
     else:
         tokenizer = AutoTokenizer.from_pretrained(texts, **trust)

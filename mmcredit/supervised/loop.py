@@ -15,8 +15,9 @@ from mmcredit import warned, yaml_values
 from mmcredit.report.files import Lines
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.supervised.held_out import Measured
-from mmcredit.train.begin import where_to_begin
+from mmcredit.train.begin import begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
+from mmcredit.train.costs import summed
 from mmcredit.train.progress import Progress
 from mmcredit.train.setup import rng_state, set_rng_state, versions
 
@@ -104,9 +105,11 @@ class Fit:
         self.progress = progress if progress is not None and self.world.writes else LossProgress(quiet=True)
         self.run_dir = Path(config.run.dir)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
-        chosen = begin.checkpoint
+        found = begin(self.world, self.run_dir, self.checkpoints, resume, config)
+        chosen = found.checkpoint
         self.step, self.before, self.measured = 0, dict[str, Measured](), -1
+        self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
+        self._passes_before: dict[str, dict[str, float]] = {}  # of the run that is resumed
         if chosen is not None:
             self.step, saved = self.checkpoints.load(self.checkpoints.folder / chosen)
             self._restore(saved)
@@ -127,7 +130,7 @@ class Fit:
         lesson.stream.note = lambda text: self._event(text)
         if chosen is not None:
             self._event(f"resumed from {chosen}", "checkpoint")
-        for note in begin.notes:
+        for note in found.notes:
             self._event(note, level="warning")
 
     def run(self) -> Fitted:
@@ -152,21 +155,26 @@ class Fit:
                     if self.world.writes:
                         self.policy.save(self.run_dir / "model")
                 self.save(self.run_dir / "model")
+            self._count_passes()
             return Fitted(self.step, losses, self.before, after)
         finally:
             self.progress.stop()
             stop()
-            passes = self.policy.costs.read()
-            self.records.write_cost({"stages": {}, "passes": passes, "methods": {}, "steps": self.step})
+            self.records.write_cost({"stages": {}, "passes": self._passes, "methods": {}, "steps": self.step})
             self.records.close()
             if self._lines is not None:
                 self._lines.close()
+
+    def _count_passes(self) -> None:
+        """The forwards of all ranks. Not at the end of a run that failed: the others may not answer."""
+        self._passes = summed([self._passes_before, *self.world.gather(self.policy.costs.read())])
 
     def _one_step(self) -> float:
         began = time.perf_counter()
         if self.world.size > 1:  # dropout differs between ranks, and a resumed run draws the same
             torch.manual_seed(self.config.run.seed * 1_000_003 + self.step * self.world.size + self.world.rank)
         drawn = self.lesson.stream.take(self.config.train.batch)
+        self.world.agree("samples", [sample.name for sample, _ in drawn])
         metrics = self.lesson.step(drawn, self.engine)
         loss = metrics["loss"]
         if not math.isfinite(loss):
@@ -211,11 +219,13 @@ class Fit:
     def save(self, model: Path | None = None) -> None:
         """Write a checkpoint. A full disk is an alarm, not the end: the last good checkpoint stays."""
         self.policy.drop_caches()
+        self._count_passes()
         state = {
             "training": self.engine.state_dict(),
             "run": {
                 "data": self.lesson.stream.state_dict(),
                 "before": {n: [list(m.values), list(m.weights)] for n, m in self.before.items()},
+                "passes": self._passes,
                 "rng": rng_state(),
             },
             "lesson": self.lesson.state_dict(),
@@ -232,6 +242,7 @@ class Fit:
         self.engine.load_state_dict(saved["training"])
         self.lesson.stream.load_state_dict(saved["run"]["data"])
         self.before = {n: Measured(tuple(v), tuple(w)) for n, (v, w) in saved["run"]["before"].items()}
+        self._passes = self._passes_before = saved["run"].get("passes", {})
         self.lesson.load_state_dict(saved["lesson"])
         set_rng_state(saved["run"]["rng"])
         self.policy.weights_changed()

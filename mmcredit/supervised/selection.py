@@ -43,8 +43,9 @@ class Selection(Component):
         """[b,T] bool: the kept tokens of the rows `rows` [b] of the batch; `found`: outputs [b,T] of their pass."""
         raise NotImplementedError
 
-    def metrics(self) -> dict[str, float]:
-        """Numbers of the last batch."""
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """By metric, what its values over the rows that this process kept tokens of in the last batch add up to, and
+        how many they are: the log has the mean over all processes. The same names on every process."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def fit_batch(
         found = policy.forward(prompts, rollouts, micro.rows, passes, temperature=1.0)[CLEAN]
         logprobs = found["logprobs"]
         weight = weights[rows].to(logprobs.device)
-        if selection is not None:
+        if selection is not None and counts:
             keep = selection.keep(rows, found)
             weight = torch.where(keep, per_row[rows].to(logprobs.device)[:, None], 0.0)
         loss = negative_log_likelihood(logprobs, weight)
@@ -202,7 +202,11 @@ def fit_batch(
     metrics = {"loss": float(total[0]), "sft/loss_all_tokens": float(total[1]) / tokens, "sft/tokens": float(tokens)}
     if selection is not None:
         metrics["lesson/kept"] = float(total[2]) / tokens
-        metrics |= selection.metrics()
+        sums = selection.sums()
+        names = sorted(sums)
+        both = torch.tensor([sums[name] for name in names], dtype=torch.float64).reshape(-1, 2)
+        policy.world.total(both)
+        metrics |= {name: float(a / n) for name, (a, n) in zip(names, both, strict=True) if n}
     return metrics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from mmcredit.train.checkpoint import Checkpoints
+    from mmcredit.world import World
 
 # With another of these a checkpoint's weights, optimizer or place in the data mean something else.
 FIXED = ("model.path", "model.lora", "data.train", "data.from_run")
@@ -27,6 +28,12 @@ class Beginning:
 
     checkpoint: str | None = None
     notes: tuple[str, ...] = field(default=())
+
+
+def begin(world: World, run_dir: Path, checkpoints: Checkpoints, resume: bool, config: BaseModel) -> Beginning:
+    """`where_to_begin`, as rank 0 sees the folder, on every rank."""
+    found = world.from_first(lambda: asdict(where_to_begin(run_dir, checkpoints, resume, config)))
+    return Beginning(found["checkpoint"], tuple(found["notes"]))
 
 
 def where_to_begin(run_dir: Path, checkpoints: Checkpoints, resume: bool, config: BaseModel) -> Beginning:

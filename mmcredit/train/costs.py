@@ -6,11 +6,22 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+def summed(parts: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Counters by view, added up: those of several ranks, or of what came before."""
+    found: dict[str, dict[str, float]] = {}
+    for own in parts:
+        for view, counters in own.items():
+            known = found.setdefault(view, {})
+            for name, value in counters.items():
+                known[name] = known.get(name, 0.0) + value
+    return found
 
 
 class Costs:

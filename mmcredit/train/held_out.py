@@ -12,6 +12,7 @@ from mmcredit.evaluate.held_out import evaluation_sampling, evaluation_seeds
 from mmcredit.evaluate.pass_at_k import mean_interval
 from mmcredit.intervals import Interval, paired_gain
 from mmcredit.rollout.strategies.base import reacting
+from mmcredit.train.agreement import check_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ class HeldOut:
             if (name, message) not in self._said:
                 self._said.add((name, message))
                 self.refused(f"held-out: {reason}", name, message)
+        check_prompts(parts.world, "held-out questions", asked.samples, asked.prompts)
         sampling = evaluation_sampling(config)
         began = time.perf_counter()
         with (

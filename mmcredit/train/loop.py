@@ -18,10 +18,11 @@ from mmcredit.intervals import Interval
 from mmcredit.report.records import NoRecords, Records
 from mmcredit.rollouts import Credit, Rollouts
 from mmcredit.seeds import derive
+from mmcredit.train.agreement import check_batch
 from mmcredit.train.alarms import Alarms
-from mmcredit.train.begin import where_to_begin
+from mmcredit.train.begin import begin
 from mmcredit.train.checkpoint import CheckpointError, Checkpoints
-from mmcredit.train.costs import Costs
+from mmcredit.train.costs import Costs, summed
 from mmcredit.train.first_step import score
 from mmcredit.train.held_out import Before, HeldOut
 from mmcredit.train.metrics import batch_metrics, credit_metrics, mismatch_metrics
@@ -64,8 +65,8 @@ class Trainer:
         self.run_dir = Path(config.run.dir)
         self.progress = progress if progress is not None and self.world.writes else Progress(quiet=True)
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", config.checkpoint.keep)
-        begin = self.world.from_first(lambda: where_to_begin(self.run_dir, self.checkpoints, resume, config))
-        checkpoint = None if begin.checkpoint is None else self.checkpoints.folder / begin.checkpoint
+        found = begin(self.world, self.run_dir, self.checkpoints, resume, config)
+        checkpoint = None if found.checkpoint is None else self.checkpoints.folder / found.checkpoint
         self.parts: Parts = furnish(config, self.world)
         self.costs = Costs()
         self.alarms = Alarms(config.check, dict(zip(self.parts.pool.names, self.parts.pool.rewards, strict=True)))
@@ -76,6 +77,7 @@ class Trainer:
         self.stage = SamplingStage(config, self.parts, self.stream, self.costs, self.progress, self._event)
         self.step = 0  # the next step to run
         self._passes: dict[str, dict[str, float]] = {}  # forwards of all ranks, by view
+        self._passes_before: dict[str, dict[str, float]] = {}  # of the run that is resumed
         saved: dict[str, Any] = {}
         if checkpoint is not None:
             self.step, saved = self.checkpoints.load(checkpoint)
@@ -100,7 +102,7 @@ class Trainer:
         if saved:
             self._restore(saved)
             self._event(f"resumed from {checkpoint.name if checkpoint else ''}", "checkpoint")
-        for note in begin.notes:
+        for note in found.notes:
             self._event(note, "note", "warning")
 
         self._stop_listening = warned.listen(
@@ -133,6 +135,7 @@ class Trainer:
                     if self.world.writes:
                         parts.policy.save(self.run_dir / "model")
                 self.save(self.run_dir / "model")
+            self._count_passes()
             gain = None if after is None else self.held_out.gain()
             training = ("prompts", "rollout", "rewards", "score", "verify", "credit", "update")
             seconds = sum(self.costs.stages[name]["seconds"] for name in training if name in self.costs.stages)
@@ -167,6 +170,7 @@ class Trainer:
         with costs.stage("credit"):
             self.progress.stage("credit")
             credit = parts.pipeline(rollouts, step, config.run.steps)
+        check_batch(self.world, rollouts, credit)
         for trace in credit.trace:
             costs.methods[trace.name]["seconds"] += trace.seconds
         with costs.stage("update"):
@@ -212,12 +216,7 @@ class Trainer:
 
     def _count_passes(self) -> None:
         """The forwards of all ranks. Not at the end of a run that failed: the others may not answer."""
-        self._passes = {}
-        for own in self.world.gather(self.parts.policy.costs.read()):
-            for view, counters in own.items():
-                known = self._passes.setdefault(view, dict.fromkeys(counters, 0.0))
-                for name, value in counters.items():
-                    known[name] += value
+        self._passes = summed([self._passes_before, *self.world.gather(self.parts.policy.costs.read())])
 
     def _spent(self, rollouts: Rollouts, seconds: float) -> dict[str, float]:
         metrics = {f"cost/{name}_seconds": value for name, value in self.costs.last.items()}
@@ -245,6 +244,7 @@ class Trainer:
             self.progress.stage("save")
             # A resumed run starts with empty caches; with the same caches this one goes on bit for bit like it.
             self.parts.policy.drop_caches()
+            self._count_passes()
             state = self._state()
             if not self.world.writes:
                 self.world.barrier()
@@ -267,6 +267,7 @@ class Trainer:
                 "data": self.stage.ahead.stream_state(),
                 "alarms": self.alarms.state_dict(),
                 "costs": self.costs.state_dict(),
+                "passes": self._passes,
                 "baseline": self.held_out.baseline,
                 "rng": rng_state(),
             },
@@ -284,6 +285,7 @@ class Trainer:
         self.stream.load_state_dict(run["data"])
         self.alarms.load_state_dict(run["alarms"])
         self.costs.load_state_dict(run["costs"])
+        self._passes = self._passes_before = run.get("passes", {})
         self.held_out.baseline = run["baseline"]
         self.stage.ahead.load_state_dict(saved.get("ahead", {}))
         set_rng_state(run["rng"])

@@ -18,6 +18,7 @@ from mmcredit.rollout.collate import collate
 from mmcredit.rollout.engine import Request, Response, Sampling
 from mmcredit.rollout.reward_item import reward_item
 from mmcredit.seeds import derive
+from mmcredit.train.agreement import check_prompts
 from mmcredit.train.ahead import Ahead
 from mmcredit.train.alarms import answer_metrics
 from mmcredit.train.preflight.fit import first_words
@@ -160,7 +161,9 @@ class SamplingStage:
         """The next `count` usable prompts of the run's order."""
         with self.costs.stage("prompts"):
             self.bar.stage("prompts")
-            return self.stream.take(count)
+            taken = self.stream.take(count)
+        check_prompts(self.policy.world, "prompts", [sample for sample, _ in taken], [prompt for _, prompt in taken])
+        return taken
 
     def encode(self, sample: Sample) -> Prompt:
         """The prompt of a sample. Raises ValueError if it cannot be used."""
@@ -235,7 +238,8 @@ class SamplingStage:
             counted, began = cost.seconds, time.perf_counter()
             sampled = self.engine.generate(missing, sampling or self.sampling, self.bar.advance)
             responses, age = _merged(requests, ready, sampled)
-            if cost.seconds == counted:  # an engine that runs the model itself, out of sight
+            # An engine that runs the model itself, out of sight, is counted once; a rank may have had no request.
+            if not self.policy.world.any([cost.seconds != counted])[0] and self.policy.world.writes:
                 cost.seconds += time.perf_counter() - began
                 cost.tokens += sum(len(r.prompt) for r in requests) + sum(len(r.tokens) for r in responses)
                 cost.positions += sum(r.sampled for r in responses)

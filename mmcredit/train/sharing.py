@@ -46,6 +46,11 @@ class SharedEngine:
     def hook(self, hook: Any) -> None:
         self.inner.hook = hook  # type: ignore[attr-defined]
 
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds by kind of work, of this rank's engine; empty where it does not count them."""
+        return getattr(self.inner, "spent", {})
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, progress: Callable[[int], None] | None = None
     ) -> list[Response]:

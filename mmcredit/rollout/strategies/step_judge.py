@@ -130,11 +130,13 @@ class StepJudge(Strategy):
             sample = Sample(f"step {number}", ({"role": "user", "content": words},))
             seeds = stage.seeds("step_judge", number, count=self.votes)
             requests.append(Request(policy.encode(sample), seeds, tag=number))
-        found: list[list[str]] = [[] for _ in questions]
         sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
-        for response in engine.generate(requests, sampling):
-            found[response.tag].append(policy.decode(response.tokens))
-        return found
+        world = stage.policy.world  # each rank asks a share: a vote that differs between ranks would be two batches
+        own: dict[str, list[str]] = {}
+        for response in engine.generate(requests[world.rank :: world.size], sampling):
+            own.setdefault(str(response.tag), []).append(policy.decode(response.tokens))
+        found = {tag: replies for share in world.gather(own) for tag, replies in share.items()}
+        return [found.get(str(number), []) for number in range(len(questions))]
 
     def _ask_address(self, questions: Sequence[str], where: JudgeConfig, stage: Stage) -> list[list[str]]:
         if self._opened is None:

@@ -173,9 +173,9 @@ class SsToken(Selection):
             self._rel_count += len(current)
         return keep_mask(scores(rel(history, current), attention, self.mix), self.rho)
 
-    def metrics(self) -> dict[str, float]:
-        """Mean REL of the batch on this process: how far the model has come from where it began, nats per token."""
-        return {"sstoken/rel": self._rel_sum / self._rel_count} if self._rel_count else {}
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """REL: how far the model has come from where it began, nats per token."""
+        return {"sstoken/rel": (self._rel_sum, self._rel_count)} if self._reads_history else {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self._seen}

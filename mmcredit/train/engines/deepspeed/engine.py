@@ -55,6 +55,7 @@ class DeepSpeedEngine:
                 config=plan,
                 dist_init_required=False,
             )
+        state.check(self.engine, self.stage)
         spread = Spread(self.engine, carrier, world, policy)
         self.scope = spread if self.stage == 3 else None
         policy.scope = spread if self.in_step else None
@@ -82,11 +83,14 @@ class DeepSpeedEngine:
         return StepResult(norm, rate, self.counters.count(norm, self.config))
 
     def _same_gradients(self) -> None:
-        """A parameter that has a gradient on some rank gets zeros on the others, so that all exchange the same."""
-        own = [p.grad is not None for p in self.parameters.values()]
-        for parameter, anyone in zip(self.parameters.values(), self.world.any(own), strict=True):
-            if anyone and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        """A parameter that has a gradient on some rank gets zeros on the others, so that all exchange the same. By a
+        backward: with bfloat16 weights ZeRO-1 keeps gradients in a place of its own (`grad_accum`), and on a rank that
+        had no micro-batch in this step it has no buffer to exchange from."""
+        own = [p.grad is not None or getattr(p, "grad_accum", None) is not None for p in self.parameters.values()]
+        both = zip(self.parameters.values(), own, self.world.any(own), strict=True)
+        lacking = [0 * p.float().sum() for p, mine, anyone in both if anyone and not mine]
+        if lacking:
+            self.engine.backward(torch.stack(lacking).sum())
 
     def _plain_step(self, rate: float) -> StepResult:
         """Stage 0 in float32 has no ZeRO optimizer that would look for gradients that are not finite."""

@@ -58,6 +58,16 @@ def spread(
             _write(engine, parameter, value, key)
 
 
+def check(engine: Any, stage: int) -> None:
+    """Raise ValueError if there are no float32 weights to save: before a run, not at its first checkpoint."""
+    try:
+        _flat(engine)
+    except RuntimeError as error:
+        raise ValueError(
+            f"train.engine.deepspeed: stage {stage} keeps no float32 weights of a bfloat16 model; use stage 1, 2 or 3"
+        ) from error
+
+
 def _plain(engine: Any) -> bool:
     """Stage 0 in float32: the client's own optimizer, over the parameters themselves."""
     return isinstance(engine.optimizer, torch.optim.AdamW)
