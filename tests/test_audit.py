@@ -256,7 +256,7 @@ def test_files_and_page(found, board, tmp_path):
 
 def test_the_page_opens_in_a_browser(found, board, tmp_path):
     sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-    from check_report import SIZES, Browser, complaints, find_browser
+    from check_report import SIZES, Browser, check_looks, complaints, find_browser
 
     if find_browser() is None:
         pytest.skip("no Chromium on PATH")
@@ -278,6 +278,7 @@ def test_the_page_opens_in_a_browser(found, board, tmp_path):
         known = [v for v in values if v is not None and v == v]
         assert known == sorted(known, reverse=True)
         assert sorted(browser.run(names)) == sorted(before)
+        assert check_looks(browser) > 0
         assert not complaints(browser.seen)
     finally:
         browser.close()
