@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mmcredit.deferred import load_now
 from mmcredit.reflow import reflow
 from mmcredit.yaml_values import typed_fields
 
@@ -183,6 +184,7 @@ def load_plugin(path: str | Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    load_now()  # a file that imports transformers would otherwise load torch twice, which aborts the process
     spec.loader.exec_module(module)
 
 
