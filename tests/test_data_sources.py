@@ -205,7 +205,7 @@ def test_several_files_have_distinct_ids_without_machine_paths(tmp_path: Path) -
     [
         ('{"prompt": "a", "prompt": "b"}\n', r"a\.jsonl:1 is not valid JSON: key 'prompt' occurs twice"),
         ('{"prompt": ' + "[" * 100_000, r"none of its 1 lines can be used: a\.jsonl:1 is not valid JSON"),
-        ('[\n  {\n"prompt": "a"\n}\n]', r"none of its 5 lines .*a JSON document over several lines is named \.json"),
+        ('[\n  {\n"prompt": "a"\n}\n]', r"none of its 5 lines .*a JSON document, not lines of JSON, is named \.json"),
         ("", r"source jsonl \(.*a\.jsonl\) holds no rows"),
         ("\n\n", "holds no rows"),
         (
@@ -226,7 +226,7 @@ def test_jsonl_bad_files(tmp_path: Path, content: str, message: str) -> None:
     [
         (b'{"prompt": ', "is not valid JSON"),
         (b'["b"]', "is a JSON list; one object a line"),
-        (b'{"prompt": "\xff"}', "is not valid JSON"),
+        (b'{"prompt": "\xff"}', "is not UTF-8: byte 0xff at 12; save the file as UTF-8"),
         (b'{"prompt": ' + b"[" * 100_000, "is not valid JSON"),
     ],
 )
@@ -299,7 +299,9 @@ def test_filter_that_keeps_nothing_names_source_and_filter(tmp_path: Path) -> No
     path = write_lines(tmp_path / "a.jsonl", [{"prompt": "one", "level": 1, "extra": {"split": "train"}}])
     with pytest.raises(ValueError, match=r"source jsonl \(.*a\.jsonl\): none of its 1 rows passes where=\{'lev"):
         load("jsonl", path=str(path), where={"level": 2})
-    with pytest.raises(ValueError, match=r"no column 'lvel' \(where\); columns there: prompt, level, extra"):
+    with pytest.raises(
+        ValueError, match=r"no column 'lvel' \(where\); columns there: extra, level, prompt; did you mean 'level'"
+    ):
         load("jsonl", path=str(path), where={"lvel": 2})
     assert len(load("jsonl", path=str(path), where={"extra.split": "train", "level": [1, 2]})) == 1
     with pytest.raises(ValueError, match="none of its 1 rows"):

@@ -58,7 +58,7 @@ def test_boxes_come_in_order_of_opening() -> None:
         ("<answer>a</answer><answer>b", "a"),
         ("<answer>a <answer>b</answer>", "b"),
         ("</answer><answer>a", None),
-        ("<Answer>a</Answer>", None),
+        ("<Answer>a</ANSWER >", "a"),
         ("<answer></answer>", ""),
         ("red", None),
     ],

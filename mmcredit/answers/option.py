@@ -8,12 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mmcredit.answers.plain import visible, without_html
+
 _WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|fbox)\s*\{([^{}]*)\}")
 _MARKUP = str.maketrans({**dict.fromkeys('*`$_"“”«»', ""), "’": "'", "‘": "'"})
 # What may follow "A" if it is the option and not the article: "the answer is A because", but "the answer is A dog".
 _AFTER_A = re.compile(
     r"(?!\s+(?!(?:because|since|as|for|given|due|based|which|and|or|but|with|is|isn't|so|from|not|was|seems?|looks?|are|"
     r"nor|would|must|can|cannot|can't|could|couldn't)\b)[a-z])"
+)
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
+_QUOTED = re.compile(r"^[ \t]*>[ \t]+", re.MULTILINE)
+_TICKED = re.compile(r"[)\]]?\s*[.:]?\s*[✅✓✔☑]")
+_CROSSED = re.compile(r"[)\]]?\s*[.:]?\s*[❌✗✘✖]")
+# "A. Incorrect B. Correct C. Incorrect": verdicts only where three letters have one, since an option may read so.
+_VERDICT = re.compile(
+    r"[)\]]?\s*[.:]?\s*(?:(correct)|incorrect|wrong)\b(?=\s*(?:[.,;(!\n]|\Z|[(\[]?[A-Z][)\].:]))", re.IGNORECASE
 )
 _BE = r"(?:is|are|was|were|seems?|looks?|sounds?|would be|must be|should be|has to be)"
 _ADVERB = r"(?:(?:also|clearly|definitely|obviously|both|all|therefore|thus|indeed|actually|too|to be)\s+)*"
@@ -44,7 +54,8 @@ _CONCLUDED_BEFORE = re.compile(
 )
 _ENDS = re.compile(r"[)\]]?\s*(?:[.!;]|\n|\Z)")
 _AFFIRMED_AFTER = re.compile(
-    rf"[)\]]?\s*(?:(?:remains|fits|matches|works)\b|{_BE}\s+{_ADVERB}(?:the\s+)?(?:(?:only|most|final|best|single)\s+)*"
+    rf"[)\]]?\s*(?:(?:remains|fits|matches|works)\b|it is\s*(?:[.!]|\Z)|"
+    rf"{_BE}\s+{_ADVERB}(?:the\s+)?(?:(?:only|most|final|best|single)\s+)*"
     r"(?:correct|answer|accurate|appropriate|true|(?:right|best)(?=\s*(?:[.,;!)]|\Z|because|since|as\b|answer|choice|option|"
     r"one|match|fit))|(?:choice|option|match|fit)\b))",
     re.IGNORECASE,
@@ -52,6 +63,12 @@ _AFFIRMED_AFTER = re.compile(
 _NAMED_BEFORE = re.compile(r"\b(?:option|choice)\s*:?\s*[(\[]?\s*\Z", re.IGNORECASE)
 _JOINED = re.compile(
     r"[)\]]?\s*(?:[.,;]?\s*(?:or|and|nor|/|&|,)\s*(?:or\s+|and\s+)?)(?:(?:option|choice|answer)\s+)?[(\[]?\s*"
+)
+_ASKED = re.compile(r"[)\]]?\s*\?")  # "Is it B?"
+# "(B) green or (C) blue": what stands between is the text of an option, no reason.
+_OR_ANOTHER = re.compile(
+    r"(?!.*\b(?:because|since|as|than|not|which|with|where|whether|either)\b)"
+    r"[^.;:?!\n]{1,60}\bor\s+(?:option\s+)?[(\[]?\s*"
 )
 _GOES_ON = re.compile(
     r"[)\]]?\s+(?:is|are|was|were|would|could|can|cannot|has|have|does|shows?|seems?|looks?)\b", re.IGNORECASE
@@ -93,14 +110,16 @@ def option_letter(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     stands alone. A letter that the text denies ("not B", "option A is wrong", "neither A nor B") is never decided for.
     A text that names several options without deciding gives None, so that listing all of them earns nothing.
     """
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", without_html(visible(text)))
+    text = _STRUCK.sub(" ", _QUOTED.sub("", re.sub(r"\\[()\[\]]", " ", text)))
     for _ in range(3):  # \boxed{\text{B}} and the like, from the inside out
         text, changed = _WRAPPER.subn(r" \1 ", text)
         if not changed:
             break
     text = re.sub(r"</?[A-Za-z]\w+>", " ", text).translate(_MARKUP).strip(" \t\r\n'")
     text = re.sub(rf"(?<!\w)'([{letters}])'(?!\w)", r"\1", text)
-    only = re.compile(rf"[(\[<]?([{letters.upper()}{letters.lower()}])[)\]>]?[.,:;!。]?")
+    text = re.sub(rf"<([{letters}])>", r"(\1)", text)
+    only = re.compile(rf"[(\[<]?([{letters.upper()}{letters.lower()}])[)\]>]?[.,:;!?。]?")
     for part in (text, text.rpartition("\n")[2].strip(" \t'")):
         whole = only.fullmatch(part)
         if whole:
@@ -110,12 +129,13 @@ def option_letter(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     decided = [m for m in mentions if m.strength == 2]
     if decided:
         return _unhedged(text, decided[-1], mentions)
+    denied = {m.letter for m in mentions if m.strength == -1}  # "B or not B"
     for kept in (
         [m for m in mentions if m.strength == 1],
         [m for m in mentions if m.bracketed and m.strength >= 0],
         [m for m in mentions if not m.bracketed and not m.lower and m.alone and m.strength >= 0],
     ):
-        found = {m.letter for m in kept}
+        found = {m.letter for m in kept if m.strength > 0 or m.letter not in denied}
         if found:
             return found.pop() if len(found) == 1 else None
     return None
@@ -151,15 +171,19 @@ def _mentions(text: str, letters: str) -> list[_Mention]:
 def _small(text: str, start: int, end: int) -> bool:
     """Whether a bare small letter is the end of a statement."""
     stops = _SMALL_ENDS.match(text, end) or (text[start] != "a" and end == len(text))
-    return bool(stops) and _STATED_BEFORE.search(text, max(0, start - _NEAR), start) is not None
+    before = (text, max(0, start - _NEAR), start)
+    return bool(stops) and (_STATED_BEFORE.search(*before) or _NAMED_BEFORE.search(*before)) is not None
 
 
 def _judge(text: str, mentions: Sequence[_Mention]) -> None:
     """Set what is said of each mention."""
+    listed = len({m.letter for m in mentions if _VERDICT.match(text, m.end, m.end + _NEAR)}) > 2
     for each in mentions:
         before = (text, max(0, each.start - _NEAR), each.start)
         after = (text, each.end, each.end + _NEAR)
-        if _DENIED_BEFORE.search(*before) or _DENIED_AFTER.match(*after):
+        verdict = _VERDICT.match(*after) if listed else None
+        wrong = _CROSSED.match(*after) or (verdict and not verdict[1])
+        if _DENIED_BEFORE.search(*before) or _DENIED_AFTER.match(*after) or wrong:
             each.strength = -1
         elif (
             _STATED_BEFORE.search(*before)
@@ -167,8 +191,10 @@ def _judge(text: str, mentions: Sequence[_Mention]) -> None:
             or (_CONCLUDED_BEFORE.search(*before) and _ENDS.match(*after))
         ):
             each.strength = 2
-        elif _NAMED_BEFORE.search(*before):
+        elif _NAMED_BEFORE.search(*before) or _TICKED.match(*after) or verdict:
             each.strength = 1
+        elif _ASKED.match(*after):
+            each.strength = -1
     for left, right in pairwise(mentions):  # "neither A nor B", "not A or B"
         if left.strength == -1 and right.strength != 2 and _joined(text, left, right, commas=False):
             right.strength = -1
@@ -207,6 +233,14 @@ def _unhedged(text: str, chosen: _Mention, mentions: Sequence[_Mention]) -> str 
     """The letter of the last statement, unless it goes on with another one: "A or B", "A, B, C"."""
     follows = next((m for m in mentions if m.start >= chosen.end), None)
     hedge = _JOINED.match(text, chosen.end, chosen.end + _NEAR)
+    if (
+        follows is not None
+        and follows.letter != chosen.letter
+        and follows.strength != -1
+        and follows.start - chosen.end <= _NEAR
+        and _OR_ANOTHER.fullmatch(text, chosen.end, follows.start)
+    ):
+        return None
     if follows is None or hedge is None or hedge.end() != follows.start or follows.letter == chosen.letter:
         return chosen.letter
     if follows.strength == -1 or ("or" not in hedge.group() and _GOES_ON.match(text, follows.end)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mmcredit.answers.extract import Extraction, box_spans, extract, last_tag
+from mmcredit.answers.extract import Extraction, after_thoughts, box_spans, extract, last_tag
 from mmcredit.answers.item import RewardItem
 
 ANSWERS_KEY = "answers"
@@ -50,6 +50,7 @@ def unwrapped(reference: str, tag: str = "answer") -> str:
 
     By the rules for responses the last of these counts, where the text is plainly made of it:
 
+    - what follows ``</think>``;
     - ``<answer>...</answer>`` (also under the reward's own tag name) that ends the text;
     - ``\boxed{...}``, complete, not blank and no placeholder, that ends a sentence or a line or follows "is", "=" and
       the like: a worked solution. "Write \boxed{x} around it" stays;
@@ -76,8 +77,11 @@ def bare(text: str, tag: str = "answer") -> str:
 
 def _once(text: str, tag: str) -> str | None:
     """The text without its outermost wrapping; None if it has none."""
+    behind = after_thoughts(text)
+    if behind != text and behind.strip():
+        return behind.strip()
     for name in dict.fromkeys((tag, "answer")):
-        if text.rstrip().endswith(f"</{name}>"):
+        if text.rstrip().casefold().endswith(f"</{name}>".casefold()):
             return last_tag(text, name)
     hashes = _HASHES.search(text.rstrip())
     if hashes is not None:
@@ -90,7 +94,8 @@ def _once(text: str, tag: str) -> str | None:
 
 def _only_tag(text: str, tag: str) -> str | None:
     stripped = text.strip()
-    if stripped.startswith(f"<{tag}>") and stripped.endswith(f"</{tag}>"):
+    opened, closed = f"<{tag}>".casefold(), f"</{tag}>".casefold()
+    if stripped[: len(opened)].casefold() == opened and stripped[-len(closed) :].casefold() == closed:
         return last_tag(stripped, tag)
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -82,16 +83,41 @@ def check(columns: Columns, available: Iterable[str], where: str) -> None:
     present = list(available)
     for part, name in columns:
         if name is not None and name not in present and name.partition(".")[0] not in present:
-            raise ValueError(f"{where} has no column {name!r} (columns.{part}); {_listing(name, present)}")
+            raise ValueError(f"{where} has no column {name!r} (columns.{part}); {listing(name, present)}")
     if columns.prompt is None and not set(KNOWN["prompt"]) & set(present):
         raise ValueError(
             f"{where} has no prompt column ({', '.join(KNOWN['prompt'])}); name it in columns.prompt; "
-            f"{_listing('prompt', present)}"
+            f"{listing('prompt', present, meant('prompt', present))}"
         )
 
 
-def _listing(name: str, present: Iterable[str]) -> str:
+# What other data sets call the parts; never taken without a word.
+_ELSEWHERE: dict[Part, tuple[str, ...]] = {
+    "prompt": ("query", "instruction", "question_text", "text", "input", "user", "conversation", "dialog"),
+    "images": ("img", "picture", "image_path", "image_file", "images_path"),
+    "videos": ("clip", "video_path"),
+    "answer": ("label", "target", "gold", "reference", "output", "response", "gt", "correct_answer", "final_answer"),
+}
+
+
+def meant(part: Part, present: Iterable[str]) -> str | None:
+    """The column that may play `part`, by its name: another case, a slip of the pen, or what others call it."""
+    names = {name.casefold().replace(" ", "_"): name for name in present}
+    for known in (*KNOWN[part], *_ELSEWHERE[part]):
+        if known in names:
+            return names[known]
+    for known in KNOWN[part]:
+        close = difflib.get_close_matches(known, names, n=1, cutoff=0.8)
+        if close:
+            return names[close[0]]
+    return None
+
+
+def listing(name: str, present: Iterable[str], guess: str | None = None) -> str:
+    """The columns that are there, for a message, with the nearest to `name` or `guess`."""
     columns = sorted(present)
+    if guess is not None:
+        return f"columns there: {', '.join(columns)}; did you mean {guess!r}?"
     hint = nearest(name, columns)
     suffix = "; " + hint if hint.startswith("did you mean") else ""
     return f"columns there: {', '.join(columns) or 'none'}{suffix}"
@@ -108,7 +134,7 @@ def pick(row: Mapping[str, Any], columns: Columns, part: Part, where: str) -> tu
             return chosen, find(row, chosen)
         except KeyError:
             raise UnusableSample(
-                f"{where} has no column {chosen!r} (columns.{part}); {_listing(chosen, row)}", "column missing"
+                f"{where} has no column {chosen!r} (columns.{part}); {listing(chosen, row)}", "column missing"
             ) from None
     filled = [(name, value) for name in KNOWN[part] if not is_empty(value := get(row, name))]
     if part in ("images", "videos") and len(filled) > 1:

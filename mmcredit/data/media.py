@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import hashlib
 import io
 import json
+import os
 import re
 import warnings
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +31,7 @@ from mmcredit.yaml_values import Kind
 # Decoders that Pillow carries itself. Its full list includes formats that start other programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
+_MOST_NAMES = 10_000  # files of a folder among which a missing name is looked for
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -112,7 +116,35 @@ def resolve(root: Path | None, name: str | Path, sample: str = "", folder: Path 
             raise UnusableSample(f"{where} is not a file (data.media.root is {root})", "media missing")
         return real
     below = f"data.media.root ({root})" if declared else f"{root}, the folder of the data file; set data.media.root"
-    raise UnusableSample(f"{where} {missing} below {below}", "media missing")
+    raise UnusableSample(f"{where} {missing} below {below}{_alike(base, places)}", "media missing")
+
+
+def _alike(base: Path, places: list[Path]) -> str:
+    """What may have been meant by a name that is not there: without white space, in another case, one folder less."""
+    for place in places:
+        parts = place.relative_to(base).parts if place.is_relative_to(base) else ()
+        shorter = [base.joinpath(*parts[start:]) for start in range(1, len(parts))]
+        for candidate in (place.with_name(place.name.strip() or place.name), *shorter):
+            if candidate != place and candidate.is_file():
+                return f"; {candidate.relative_to(base).as_posix()!r} does"
+        folder = place.parent
+        if folder.is_dir() and folder.resolve().is_relative_to(base):
+            there = [each.name for each in islice(folder.iterdir(), _MOST_NAMES) if each.is_file()]
+            meant = _nearest_file(place.name, there)
+            if meant is not None:
+                return f"; did you mean {os.path.relpath(folder / meant, base)!r}?"
+    return ""
+
+
+def _nearest_file(name: str, there: list[str]) -> str | None:
+    """Another case or ending of a name, or a slip of the pen in its stem."""
+    for same in (str.casefold, lambda each: Path(each).stem.casefold()):
+        found = next((each for each in there if same(each) == same(name)), None)
+        if found is not None:
+            return found
+    stems = {Path(each).stem: each for each in there if Path(each).suffix.casefold() == Path(name).suffix.casefold()}
+    close = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.75)
+    return stems[close[0]] if close else None
 
 
 _BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\x1aE\xdf\xa3")
@@ -165,6 +197,29 @@ def read_bytes(media: Media, limits: MediaLimits) -> bytes:
     return data
 
 
+_CONTENTS = (
+    (re.compile(rb"version https://git-lfs"), "is a pointer of Git LFS, not the file: fetch it (git lfs pull)"),
+    (
+        re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,500}?-->\s*)?(?:<!DOCTYPE svg|<svg)", re.S | re.I),
+        "is an SVG drawing",
+    ),
+    (re.compile(rb"\s*<(?:!doctype html|html|\?xml|head|body)", re.I), "is a page of HTML or XML"),
+    (re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.S), "is a HEIC picture"),
+    (re.compile(rb"....ftypavi", re.S), "is an AVIF picture"),
+    (re.compile(rb"....ftyp", re.S), "is a video"),
+    (re.compile(rb"%PDF"), "is a PDF document"),
+    (re.compile(rb"PK\x03\x04|\x1f\x8b"), "is a packed archive"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  "), "is a JPEG 2000 picture"),
+    (re.compile(rb"\x00\x00\x01\x00"), "is an icon"),
+)
+
+
+def _unlike_an_image(data: bytes) -> str:
+    """What bytes are that no decoder knows, by how they begin."""
+    named = next((name for pattern, name in _CONTENTS if pattern.match(data[:1000])), None)
+    return named or f"is damaged or unknown (it begins with {data[:12]!r})"
+
+
 def content_key(media: Media) -> str:
     """SHA-256 of the encoded content, hexadecimal: equal for equal bytes, wherever they lie. The options of a video
     and the keys of its frames are hashed with it."""
@@ -196,9 +251,13 @@ def load_image(media: Media, limits: MediaLimits) -> Image.Image:
     # Decoders meet hostile bytes here and raise whatever they like (OSError, SyntaxError, struct.error, ...).
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UnusableSample(
+            f"{label(media)} has more pixels than data.media.max_pixels={limits.max_pixels}: {error}", "media too large"
+        ) from error
     except Exception as error:
         raise UnusableSample(
-            f"{label(media)} is damaged or not one of {', '.join(FORMATS)}: {error}", "media damaged"
+            f"{label(media)} {_unlike_an_image(data)}; wanted is one of {', '.join(FORMATS)}", "media damaged"
         ) from error
     with opened:
         _check_size(opened.size, label(media), limits)

@@ -13,6 +13,7 @@ from mmcredit.data.values import Kind
 KINDS: tuple[Kind, ...] = ("image", "video")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant"}
+_MEANT = _SHAREGPT | {role: role for role in ROLES} | {"bot": "assistant", "model": "assistant", "function": "tool"}
 NO_MEDIUM = "placeholder without media"
 MEDIA_REASONS = (NO_MEDIUM, "media counts differ")
 _PART_TYPES: dict[str, Kind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
@@ -36,6 +37,7 @@ def parse(prompt: Any, read: ReadInline) -> list[Draft]:
     if not isinstance(prompt, list | tuple) or not prompt:
         raise ValueError(
             f"text or chat messages are wanted as prompt, got {type(prompt).__name__} {str(prompt)[:60]!r}"
+            + ("; one message stands in a list" if isinstance(prompt, Mapping) and "content" in prompt else "")
         )
     drafts = []
     for number, message in enumerate(prompt):
@@ -46,7 +48,9 @@ def parse(prompt: Any, read: ReadInline) -> list[Draft]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f"message {number} is no {{role, content}} mapping: {str(message)[:60]!r}")
         if message["role"] not in ROLES:
-            raise ValueError(f"message {number} has role {message['role']!r}; known: {', '.join(ROLES)}")
+            meant = _MEANT.get(message["role"].casefold().strip())
+            hint = f"; did you mean {meant!r}?" if meant else ""
+            raise ValueError(f"message {number} has role {message['role']!r}; known: {', '.join(ROLES)}{hint}")
         rest = {key: value for key, value in message.items() if key != "content" and value is not None}
         content = message.get("content")
         if isinstance(content, str):

@@ -20,6 +20,7 @@ from mmcredit.data.sample import VIDEO_OPTIONS, Media
 
 Kind = Literal["image", "video"]
 
+_A = {"image": "an image", "video": "a video"}
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
 _BASE64_FROM = 48  # characters, whole groups of four; every image is longer
 
@@ -51,7 +52,7 @@ def to_media(value: Any, kind: Kind, place: str, sample: str, limits: MediaLimit
     if isinstance(value, list | tuple):
         raise UnusableSample(f"{what} is a list of {len(value)}; an image is one file", "media malformed")
     raise UnusableSample(
-        f"{what} is {_shown(value)}; a {kind} is bytes, a path, {{bytes, path}} or a data URI", "media malformed"
+        f"{what} is {_shown(value)}; {_A[kind]} is bytes, a path, {{bytes, path}} or a data URI", "media malformed"
     )
 
 
@@ -76,6 +77,8 @@ def _from_struct(
     what = f"{place} of sample {sample}"
     known = ("bytes", "base64", "path", "url", kind, f"{kind}_url", "detail")
     given = {key: item for key, item in value.items() if item is not None and key != "detail"}
+    if given.get("type") in (kind, f"{kind}_url"):  # a part of a message, as it stands there
+        del given["type"]
     if kind == "video" and (options := {key: given.pop(key) for key in VIDEO_OPTIONS if key in given}):
         for key, number in options.items():
             if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
@@ -100,7 +103,7 @@ def _from_struct(
     sources = [key for key in (kind, f"{kind}_url", "path", "url") if key in given]
     if len(sources) != 1:
         raise UnusableSample(
-            f"{what} names {sources or 'no content'}; a {kind} is given by exactly one of bytes, path",
+            f"{what} names {sources or 'no content'}; {_A[kind]} is given by exactly one of bytes, path",
             "media malformed",
         )
     return to_media(given[sources[0]], kind, place, sample, limits, folder)

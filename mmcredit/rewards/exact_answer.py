@@ -18,11 +18,13 @@ class ExactAnswer(Reward):
     r"""1 if the answer in the response equals the reference text, else 0.
 
     The answer is the last complete ``<answer>...</answer>`` (`extract: tag`), the last complete ``\boxed{...}``
-    (`boxed`) or the whole response (`whole`). A response without one earns 0.
+    (`boxed`) or the whole response (`whole`), each of them behind ``</think>`` if there is one. A response without one
+    earns 0.
 
     Equal means equal after normalising both: Unicode NFKC; lower case unless `ignore_case` is off; runs of white space
     are one space; quotes and markdown marks (``" ' * _ ` $``) are cut at both ends, sentence punctuation (``. , ; : !
-    ?``) at the end. Nothing else is touched: "3.0" is not "3" (use `number`), "the red one" is not "red". An empty
+    ?``) at the end; of what is only dress (``\text{red}``, "(red)", "# red", a code fence, HTML, characters without
+    width) the words. Nothing else is touched: "3.0" is not "3" (use `number`), "the red one" is not "red". An empty
     answer is never right.
 
     Right is equality with the sample's answer or with any text of the list ``meta[answers_key]``. A sample with
@@ -42,5 +44,8 @@ class ExactAnswer(Reward):
         if not right:
             return None
         found = answer_in(item.response, self.extract, self.tag)
-        answer = normalise(found or "", self.ignore_case)
-        return float(bool(answer) and any(answer == normalise(text, self.ignore_case) for text in right))
+        answer = self._plain(found or "")
+        return float(bool(answer) and any(answer == self._plain(text) for text in right))
+
+    def _plain(self, text: str) -> str:
+        return normalise(text, self.ignore_case) or text.strip()  # "..." and "*" may be answers

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from mmcredit.answers.extract import boxes
 from mmcredit.answers.item import RewardItem
+from mmcredit.answers.plain import visible
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
 
@@ -56,14 +57,14 @@ class Format(Reward):
         if not response.startswith("<think>") or any(response.count(tag) != 1 for tag in ("<think>", "</think>")):
             return False
         thought, _, rest = response.removeprefix("<think>").partition("</think>")
-        if not thought.strip():
+        if not visible(thought).strip():
             return False
         if self.preset == "think_boxed":
             found = boxes(rest)
-            return len(found) == 1 and bool(found[0].strip())
+            return len(found) == 1 and bool(visible(found[0]).strip())
         rest = rest.strip()
         if any(response.count(tag) != 1 for tag in ("<answer>", "</answer>")):
             return False
         if not (rest.startswith("<answer>") and rest.endswith("</answer>")):
             return False
-        return bool(rest.removeprefix("<answer>").removesuffix("</answer>").strip())
+        return bool(visible(rest.removeprefix("<answer>").removesuffix("</answer>")).strip())

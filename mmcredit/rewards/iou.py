@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,16 +13,33 @@ from pydantic import Field
 
 from mmcredit.answers.extract import Extraction, extract
 from mmcredit.answers.item import RewardItem
+from mmcredit.answers.plain import plain_dashes, visible
 from mmcredit.answers.references import ANSWERS_KEY, references
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-_FOUR = re.compile(
-    rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)"
+_NUMBER = r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d{1,4})?)\s*"
+_PART = rf"{_NUMBER}(?:[,;]|(?<=\s))"
+_SCORE = r"(?:[,;]\s*(?:0?\.\d+|0|1(?:\.0*)?)\s*)?"  # a fifth number up to 1
+_BETWEEN = r"[^\d()\[\]]{0,40}"
+_NAMES = (
+    ("x_?1|x_?min|left", "y_?1|y_?min|top", "x_?2|x_?max|right", "y_?2|y_?max|bottom"),
+    ("x", "y", "w|width", "h|height"),
 )
+_BOX = re.compile(
+    "|".join(
+        [
+            rf"[\[({{]{_PART}{_PART}{_PART}{_NUMBER}{_SCORE}[\])}}]",
+            rf"[(\[]{_PART}{_NUMBER}[)\]]{_BETWEEN}[(\[]{_PART}{_NUMBER}[)\]]",
+            *(r"[^\w.+-]{1,4}".join(rf"\b(?:{name})\s*[:=]{_NUMBER}" for name in names) for names in _NAMES),
+        ]
+    ),
+    re.IGNORECASE,
+)
+_BARE = re.compile(rf"[\s*`$]*{_PART}{_PART}{_PART}{_NUMBER}[\s*`$.]*")
+_TAGS = re.compile(r"<\|?(/?)(?:b?box(?:_2d)?|box_(start|end)|bounding_box)\|?>", re.IGNORECASE)
 
 
 @register("reward", "iou")
@@ -29,9 +47,10 @@ class IoU(Reward):
     """Mean intersection over union of predicted and reference boxes, or 0/1 at a threshold.
 
     Boxes are read from the answer (`extract`) in these forms: ``[x1, y1, x2, y2]``, ``(x1,y1),(x2,y2)``, with or
-    without ``<box>`` around, also as values of JSON such as ``[{"bbox_2d": [x1, y1, x2, y2], "label": "cat"}]``. A box
-    without area is no box. Coordinates are compared as they stand: the reference must be in the same system (pixels of
-    the resized image, or 0-1000) that the model was asked for.
+    without ``<box>`` around or a score behind, by name (``x1=.., y1=.., x2=.., y2=..``, also ``xmin``, ``left`` and
+    ``x, y, w, h``), also as values of JSON such as ``[{"bbox_2d": [x1, y1, x2, y2], "label": "cat"}]``, and four
+    numbers that are the whole answer. A box without area is no box. Coordinates are compared as they stand: the
+    reference must be in the same system (pixels of the resized image, or 0-1000) that the model was asked for.
 
     Each predicted box is paired with at most one reference, best overlap first (ties: first in the text). The value is
     the sum of the paired overlaps over max(number predicted, number of references), so missing and surplus boxes both
@@ -65,8 +84,13 @@ class IoU(Reward):
         return overlap if self.threshold is None else float(overlap >= self.threshold)
 
     def _boxes(self, text: str) -> list[Box]:
+        text = plain_dashes(unicodedata.normalize("NFKC", visible(text)))
+        text = re.sub(
+            r"(?<=\d)\s?px\b|[\"'`]", "", _TAGS.sub(lambda tag: "]" if tag[1] or tag[2] == "end" else "[", text)
+        )
+        whole = _BARE.fullmatch(text)
         found = []
-        for match in _FOUR.finditer(text):
+        for match in [whole] if whole is not None else _BOX.finditer(text):
             a, b, c, d = (float(group) for group in match.groups() if group is not None)
             box = (a, b, c, d) if self.coordinates == "xyxy" else (a, b, a + c, b + d)
             if all(map(math.isfinite, box)) and area(box) > 0:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from mmcredit.answers.extract import Extraction
+from mmcredit.answers.extract import Extraction, after_thoughts
 from mmcredit.answers.item import RewardItem
 from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
@@ -22,14 +22,15 @@ class MathAnswer(Reward):
     The answer is the last complete ``\boxed{...}`` (`extract: boxed`; boxes that are parts of one answer, as in
     ``\boxed{1} or \boxed{2}``, count as one), the last ``<answer>`` tag pair (`tag`), or what the whole response states
     last (`whole`): its last box or tag pair, else what follows the last "answer is", else the last formulas or the last
-    number of its last line. Nothing found earns 0.
+    number of its last line. What stands before ``</think>`` is not looked at. Nothing found earns 0.
 
     The kind of answer decides, like is compared with like, and in doubt an answer is wrong:
 
     - Numbers are exact: "1,000" = 1000 = "10^3", 1/2 = 0.5 = 50 %, 2 1/2 = 5/2, 1.2e5, ``0.\overline{3}`` = 1/3. A
       rounded decimal is wrong for an exact reference (0.333 for 1/3, 3.14 for pi), however many its digits. Only where
       the reference itself is a decimal of eight digits and more, the exact value that it rounds is right. The bare 50
-      is not 50 %; a decimal comma ("0,5") and a ratio for a fraction (3:4 for 3/4) are wrong.
+      is not 50 %; a decimal comma ("0,5") and a ratio for a fraction (3:4 for 3/4) are wrong. "1.234.567", "1.234,5"
+      and "12,34,567" are numbers where the other side is one.
     - A unit or currency may be left out on either side; another one is wrong unless it says the same (100 cm, 1 m).
     - Expressions are compared by their values at random points on both sides of 0: expanded, factored, other roots and
       logarithms. ``\sqrt{x^2}`` is not x.
@@ -70,7 +71,7 @@ class MathAnswer(Reward):
         right = references(item if several is None else replace(item, answer=several), self.answers_key, self.tag)
         if not right:
             return None
-        found = boxed_together(item.response) if self.extract == "boxed" else None
+        found = boxed_together(after_thoughts(item.response)) if self.extract == "boxed" else None
         found = found or answer_in(item.response, self.extract, self.tag)
         if found is not None and self.extract == "whole":
             found = stated(found, self.tag)

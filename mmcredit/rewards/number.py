@@ -13,7 +13,9 @@ from mmcredit.answers.item import RewardItem
 from mmcredit.answers.references import ANSWERS_KEY, answer_in, references
 from mmcredit.components import register
 from mmcredit.rewards.base import Reward
-from mmcredit.rewards.equality.spelled import spelled
+from mmcredit.rewards.equality.spelled import only_number, spelled
+
+_PROSE = 2000  # characters of an answer without digits that are looked through for a number in words
 
 
 @register("reward", "number")
@@ -22,8 +24,9 @@ class Number(Reward):
 
     The text searched is the last ``<answer>`` tag pair, the last ``\boxed{}`` or the whole response (`extract`); of
     several numbers in it the last counts ("3 + 4 = 7" says 7). Read are signs, thousands commas, decimals, ``3/4``,
-    ``2 1/2``, ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}`` and percents, and an answer that is nothing but a
-    number in English words ("twenty-one"). A decimal comma is not read.
+    ``2 1/2``, ``\frac{3}{4}``, ``1.5e-3``, ``1.5 \times 10^{-3}``, "1.5 million" and percents ("50 percent"), digits of
+    any script, thousands of other countries where they cannot be anything else ("1.234.567", "12,34,567"), and, in an
+    answer without digits, its only number in English words ("twenty-one", "five cats"). A decimal comma is not read.
 
     Equal means ``|x - y| <= max(abs_tol, rel_tol * |y|)`` with the reference y, in exact fractions: with both
     tolerances 0 (the default) "0.5", "1/2" and "50%" are equal, "0.333" and "1/3" are not. ChartQA's relaxed accuracy
@@ -57,6 +60,8 @@ class Number(Reward):
 
     def _number(self, text: str) -> Fraction | None:
         words = spelled(normalise(text))
+        if words is None and not any(char.isdigit() for char in text):
+            words = only_number(text[:_PROSE])
         return last_number(text, self.percent) if words is None else Fraction(words)
 
     def _equal(self, value: Fraction, target: Fraction) -> bool:

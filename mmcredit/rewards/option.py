@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 
 from pydantic import Field
 
+from mmcredit.answers.choices import choices_of
 from mmcredit.answers.extract import Extraction, normalise
 from mmcredit.answers.item import RewardItem
 from mmcredit.answers.option import option_letter
@@ -26,7 +28,8 @@ class Option(Reward):
     is no option, and neither is what the text denies ("not B", "option B is wrong"). A text that names several options
     without deciding ("A or B", "A, B, C, D") earns 0.
 
-    If ``meta[choices_key]`` lists the choices, a text that is one of them counts as its letter: as text (compared like
+    If ``meta[choices_key]`` (else ``meta["options"]``) lists the choices, as a list, a mapping of letters to texts, or
+    text such as "A. red B. blue", a text that is one of them counts as its letter: as text (compared like
     `exact_answer` does; looked at first, since a choice may read "Vitamin C"), as a value (like `math`: "3.0" is the
     choice 3, "30 degrees" 30°), and, where no letter is found, as the only choice that a text of up to twelve words
     names ("the green one"). A choice that is itself a letter of the options ("D") is taken as the letter. The list also
@@ -48,15 +51,21 @@ class Option(Reward):
         accepted = references(item, self.answers_key, self.tag)
         if not accepted:
             return None
-        choices = item.meta.get(self.choices_key) or []
-        if not isinstance(choices, list | tuple) or len(choices) > len(self.letters):
-            raise ValueError(
-                f"meta[{self.choices_key!r}] must list at most {len(self.letters)} choices, got {choices!r}"
-            )
+        key = self.choices_key
+        choices = choices_of(item.meta.get(key), key)
+        if key == "choices" and item.meta.get(key) is None:
+            with contextlib.suppress(ValueError):  # a column "options" may be anything
+                choices = choices_of(item.meta.get("options"), key)
+        if len(choices) > len(self.letters):
+            raise ValueError(f"meta[{key!r}] must list at most {len(self.letters)} choices, got {choices!r}")
         right = [self._letter(each, choices) for each in accepted]
         if None in right:
+            wrong = accepted[right.index(None)]
+            among = f" of {list(choices)!r}"[:120] if choices else ""
+            index = "; a number must become its letter first: whether it counts from 0 or 1 is not known"
             raise ValueError(
-                f"reference answer {accepted[right.index(None)]!r} names none of the options {self.letters}"
+                f"reference answer {wrong!r} names none of the options "
+                f"{self.letters[: len(choices)] or self.letters}{among}{index if wrong.strip().isdigit() else ''}"
             )
         found = answer_in(item.response, self.extract, self.tag)
         if found is None:
@@ -83,6 +92,9 @@ class Option(Reward):
         for i, choice in enumerate(texts):  # "No, it is not"
             if choice and re.match(rf"{re.escape(choice)}\s*[,.;:!]", words) and not _others(words, texts, i):
                 return self.letters[i]
+        for choice in sorted(texts, key=len, reverse=True):  # "green, not red"
+            if choice and re.search(r"\b(?:not|rather than|instead of) ", words):
+                words = re.sub(rf"\b(?:not|rather than|instead of)\s+(?:the\s+)?{re.escape(choice)}(?!\w)", " ", words)
         if _DENIES.search(words):
             return None
         named = [i for i, choice in enumerate(texts) if _stands(choice, words) and not _longer(choice, words, texts)]

@@ -48,7 +48,12 @@ def _together(text: str, spans: list[Span]) -> str | None:
     return (" or " if any(way and way[0] == "or" for way in ways) else ", ").join(contents)
 
 
-_SAYS = re.compile(r"\b(?:answer|result|solution)\b\s*(?:is|are|:|=)+\s*(?::\s*)?", re.IGNORECASE)
+_SAYS = re.compile(
+    r"\b(?:answer|result|solution|antwort|ergebnis|lösung|respuesta|resultado|réponse|résultat|resposta|risposta)\b"
+    r"[*_]*\s*(?:is|are|ist|es|est|é|è|:|=)+[*_]*\s*(?::\s*)?|(?:答案|结果)\s*(?:是|为|[:：])+\s*",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"\s*[,(]?\s*\b(?:because|since|which (?:is|means)|not)\b.*", re.DOTALL)  # "5, because 2+3=5"
 _FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?\s*%?")
 _SENTENCE = re.compile(r"\.(?:\s|$)|\n")
@@ -65,10 +70,13 @@ def stated(response: str, tag: str = "answer") -> str | None:
     if said:
         rest = text[said[-1].end() :]
         end = _SENTENCE.search(rest)
-        return rest[: end.start()] if end is not None else rest
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        rest = rest[: end.start()] if end is not None else rest
+        return _REASON.sub("", rest) if re.search(r"\w", _REASON.sub("", rest)) else rest
+    lines = [line.strip() for line in text.splitlines() if line.strip(" \t`")]
     if not lines:
         return None
+    if lines[-1].startswith("####"):  # GSM8K
+        return lines[-1].strip("# ")
     formulas = list(_FORMULA.finditer(lines[-1]))
     if formulas:
         places = [next((m.start(), m.start(g), m.end(g), m.end()) for g in (1, 2, 3) if m[g]) for m in formulas]

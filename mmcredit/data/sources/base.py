@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, overload
 
@@ -108,7 +109,9 @@ class TableSource(Source):
         column_names.check(self.columns, rows.columns(), f"source {self.describe()}")
         indices = self._filtered(rows)
         if not len(indices):
-            raise ValueError(f"source {self.describe()}: none of its {len(rows)} rows passes where={self.where}")
+            raise ValueError(
+                f"source {self.describe()}: none of its {len(rows)} rows passes where={self.where}{self._seen(rows)}"
+            )
         if self.shuffle is not None:
             indices = indices[permutation(len(indices), self.shuffle)]
         indices = indices[: self.limit]
@@ -129,6 +132,15 @@ class TableSource(Source):
         path = getattr(self, "path", None)
         return f"{self.name}" + (f" ({path})" if path is not None else "")
 
+    def _seen(self, rows: Rows) -> str:
+        """Values of the columns of `where`, with their types: 1 is not "1"."""
+        shown = []
+        for name in self.where:
+            top = name if name in rows.columns() else name.partition(".")[0]
+            values = (column_names.get({top: value}, name) for value in islice(rows.column(top), 1000))
+            shown.append(f"{name} is {', '.join(list(dict.fromkeys(repr(value)[:40] for value in values))[:5])}")
+        return f"; there {'; '.join(shown)}"
+
     def _filtered(self, rows: Rows) -> np.ndarray:
         keep = np.ones(len(rows), dtype=bool)
         for name, wanted in self.where.items():
@@ -136,7 +148,7 @@ class TableSource(Source):
             present = rows.columns()
             if name not in present and head not in present:
                 raise ValueError(
-                    f"source {self.describe()} has no column {name!r} (where); columns there: {', '.join(present)}"
+                    f"source {self.describe()} has no column {name!r} (where); {column_names.listing(name, present)}"
                 )
             top = name if name in present else head
             accepted = wanted if isinstance(wanted, list) else [wanted]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mmcredit.components import register
+from mmcredit.components import nearest, register
 from mmcredit.data.sources.base import Rows, TableSource
 from mmcredit.data.sources.files import named
 from mmcredit.data.sources.labels import class_name
@@ -67,6 +67,8 @@ class HfDataset(TableSource):
             return splits[0]
         if self.split not in splits:
             said = "which split?" if self.split is None else f"there is no split {self.split!r};"
+            if self.split is not None and (hint := nearest(self.split, splits)).startswith("did you mean"):
+                said += f" {hint}"
             raise ValueError(f"source hf_dataset: {self.path!r}: {said} set split to one of {', '.join(splits)}")
         return self.split
 

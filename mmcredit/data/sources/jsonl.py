@@ -54,14 +54,52 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _parse(line: bytes | str, place: str) -> dict[str, Any]:
+def _encoded(error: UnicodeDecodeError) -> str:
+    return (
+        f"is not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start}; save the file as UTF-8 "
+        f"(Latin-1 and Windows-1252 have such bytes)"
+    )
+
+
+_BEGINS = (
+    (b"\xff\xfe", "is UTF-16, not UTF-8; save it as UTF-8"),
+    (b"\xfe\xff", "is UTF-16, not UTF-8; save it as UTF-8"),
+    (b"{\0", "is UTF-16, not UTF-8; save it as UTF-8"),
+    (b"\0{", "is UTF-16, not UTF-8; save it as UTF-8"),
+    (b"PAR1", "is a Parquet file; use the source parquet"),
+    (b"\x1f\x8b", "is packed (gzip); unpack it first"),
+    (b"PK\x03\x04", "is packed (zip) or a spreadsheet; unpack it, or export CSV for the source csv"),
+    (b"(\xb5/\xfd", "is packed (zstd); unpack it first"),
+)
+
+
+def _refuse_other_formats(path: Path, beginning: bytes) -> None:
+    """Raise ValueError for a file that is no JSON by its first bytes or, where those are text, by its name."""
+    said = next((said for begins, said in _BEGINS if beginning.startswith(begins)), None)
+    if said is None and path.suffix.lower() in (".csv", ".tsv") and not beginning.lstrip().startswith((b"{", b"[")):
+        said = "is a table of text; use the source csv"
+    if said is not None:
+        raise ValueError(f"{path} {said}")
+
+
+def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, object_pairs_hook=_unique_keys)
+        row = json.loads(line.decode(), object_pairs_hook=_unique_keys)
     # JSONDecodeError and UnicodeDecodeError are ValueErrors; RecursionError: brackets nested by the thousand.
+    except UnicodeDecodeError as error:
+        raise UnusableSample(f"{place} {_encoded(error)}", BROKEN) from None
     except (ValueError, RecursionError) as error:
         raise UnusableSample(f"{place} is not valid JSON: {error}", BROKEN) from None
     if not isinstance(row, dict):
         raise UnusableSample(f"{place} is a JSON {type(row).__name__}; one object a line is wanted", BROKEN)
+    if rb"\ud" in line.lower():
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UnusableSample(
+                f"{place} holds half a character ({error.object[error.start : error.end]!r}), which no text can hold",
+                BROKEN,
+            ) from None
     return row
 
 
@@ -79,6 +117,7 @@ class _Lines:
         try:
             with file.path.open("rb") as stream:
                 self.stamp = _stamp(stream.fileno())
+                _refuse_other_formats(file.path, stream.peek(8)[:8])
                 for number, line in enumerate(stream):
                     if line.strip():
                         try:
@@ -92,7 +131,9 @@ class _Lines:
         except OSError as error:
             raise ValueError(f"{file.path} cannot be read: {error}") from None
         if first is not None and len(self.broken) == len(self.offsets):
-            whole = "; a JSON document over several lines is named .json" if len(self.offsets) > 1 else ""
+            with file.path.open("rb") as stream:
+                document = _without_bom(stream.read(100)).lstrip().startswith((b"[", b"{\n", b"{\r"))
+            whole = "; a JSON document, not lines of JSON, is named .json" if document else ""
             raise ValueError(f"{file.path}: none of its {len(self.offsets)} lines can be used: {first}{whole}")
 
     def __len__(self) -> int:
@@ -140,13 +181,20 @@ class _List:
     def __init__(self, file: DataFile) -> None:
         self.file = file
         try:
-            data = json.loads(_without_bom(file.path.read_bytes()), object_pairs_hook=_unique_keys)
+            content = _without_bom(file.path.read_bytes())
         except OSError as error:
             raise ValueError(f"{file.path} cannot be read: {error}") from None
+        _refuse_other_formats(file.path, content[:8])
+        try:
+            data = json.loads(content.decode(), object_pairs_hook=_unique_keys)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file.path} {_encoded(error)}") from None
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file.path} is not valid JSON: {error}; JSON lines are named .jsonl") from None
         if not isinstance(data, list):
-            raise ValueError(f"{file.path} holds a JSON {type(data).__name__}; a list of objects is wanted")
+            lists = [key for key, value in data.items() if isinstance(value, list)] if isinstance(data, dict) else []
+            held = f"; its key {lists[0]!r} holds one: save that list alone" if lists else ""
+            raise ValueError(f"{file.path} holds a JSON {type(data).__name__}; a list of objects is wanted{held}")
         self.data: list[Any] = data
         self.broken = {index for index, row in enumerate(data) if not isinstance(row, dict)}
         if data and len(self.broken) == len(data):

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from mmcredit.rewards.equality.unified import unified
+
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴-⁹⁺⁻ⁿ]+")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
@@ -74,10 +76,11 @@ _WHERE = re.compile(
     r"(?:([a-z])\s*(?:\\in\s*\\mathbb\s*\{?\s*Z\s*\}?|is an(?:y)? integer)|integers?\s+([a-z]))\s*\)?$"
 )
 _RECURRING = re.compile(r"(?<![\d.])(\d*)\.(\d{2,40})\s*\\ldots(?!\s*[\d,])")
-_SCALED = re.compile(
-    r"(?<![\d.,/^_])(\d+(?:\.\d+)?)\s*(dozen|hundred|thousand|million|billion|trillion)(?![a-z])", re.IGNORECASE
-)
-_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "dozen": 12, "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7,
+    "billion": 10**9, "trillion": 10**12,
+}  # fmt: skip
+_SCALED = re.compile(rf"(?<![\d.,/^_])(\d+(?:\.\d+)?)\s*({'|'.join(_SCALES)})(?![a-z])", re.IGNORECASE)
 DOLLAR = "¤"  # an amount of money in dollars
 
 
@@ -87,6 +90,7 @@ def clean(text: str) -> str:
     Signs as LaTeX macros, no sizes and spacing macros, ``\frac{a}{b}`` and ``\sqrt{a}`` with braces, digits without
     thousands separators, text without its macro, money in dollars as "¤", no sentence around it and no full stop.
     """
+    text = unified(text)
     text = _VULGAR.sub(lambda m: _fraction(m.group()), text)
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m.group()).replace("−", "-") + "}", text)
     text = _SUBSCRIPTS.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m.group()) + "}", text)

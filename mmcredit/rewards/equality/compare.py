@@ -20,6 +20,7 @@ from mmcredit.rewards.equality.clean import clean
 from mmcredit.rewards.equality.dates import clock
 from mmcredit.rewards.equality.kinds import VARIABLE, Node, named, read
 from mmcredit.rewards.equality.points import proportional, same_value
+from mmcredit.rewards.equality.unified import regrouped
 from mmcredit.rewards.equality.units import matched
 from mmcredit.rewards.equality.value import Expression
 
@@ -55,7 +56,14 @@ def equal(found: str, reference: str) -> bool:
     letter = _choice(a, b)
     if letter is not None:
         return letter
-    return same(read(a), read(b))
+    if same(read(a), read(b)):
+        return True
+    grouped = regrouped(found), regrouped(reference)
+    if grouped == (None, None):
+        return False
+    # Only against one number: "12,34,567" may be a list, and is one where the other side is.
+    one, other = grouped[0] or a, grouped[1] or b
+    return not re.search(r"\d\s*[,;]\s*\d", one + " " + other) and same(read(one), read(other))
 
 
 def _choice(a: str, b: str) -> bool | None:
@@ -87,6 +95,13 @@ def same(a: Node, b: Node) -> bool:
             return _unordered(_each(x.items), _each(y.items))
         if x.kind == "list" and y.kind == "tuple" and y.sort == "()" and not y.variable:
             return _in_order(x, y)
+        if x.kind == "matrix" and y.kind == "tuple" and x.sort == "matrix" and y.sort == "[]":
+            rows = [row for row in y.items if row.kind == "tuple" and row.sort == "[]" and not row.variable]
+            return (
+                len(rows) == len(y.items)
+                and {len(row.items) for row in rows} == {x.width}
+                and _each_same(x.items, [cell for row in rows for cell in row.items])
+            )
         if x.kind == "matrix" and y.kind == "tuple" and not y.variable and x.sort == "matrix":
             return x.width == 1 and y.sort == "()" and _each_same(x.items, y.items)
         if x.kind == "union" and y.kind == "tuple" and len(x.items) == 1:
@@ -248,6 +263,16 @@ def _ratios(a: Node, b: Node) -> bool:
     return all(_values(f"({x.text})*({other})", f"({y.text})*({one})") for x, y in zip(a.items, b.items, strict=True))
 
 
+def _residues(a: Node, b: Node) -> bool:
+    """``x \equiv 3 \pmod 5``: the same class of the same modulus; a letter that only one side names says nothing."""
+    if not _values(a.parts[1], b.parts[1]) or (a.variable and b.variable and a.variable != b.variable):
+        return False
+    first, second, modulus = (_whole(text) for text in (a.parts[0], b.parts[0], a.parts[1]))
+    if first is None or second is None or not modulus:
+        return _values(a.parts[0], b.parts[0])
+    return (first - second) % modulus == 0
+
+
 def _quantities(a: Node, b: Node) -> bool:
     if a.percent != b.percent:
         # 50 % is 0.5; that 50 says the same is for the question to tell, and not taken.
@@ -309,7 +334,10 @@ def _whole(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[-+]?\d{1,400}", text) else None
 
 
-_SYNONYMS = {"dne": "does not exist", "doesn't exist": "does not exist", "none of above": "none of these"}
+_MANY = ("infinite", "infinite solutions", "infinitely many solutions", "infinite number of solutions")
+_SYNONYMS = dict.fromkeys(_MANY, "infinitely many") | {
+    "dne": "does not exist", "doesn't exist": "does not exist", "none of above": "none of these",
+}  # fmt: skip
 _IGNORED = re.compile(r"[\"'`,;!?()\[\]{}$\\]")
 
 
@@ -338,6 +366,7 @@ _SAME = {
     "equation": _equations,
     "inequality": _inequalities,
     "different": _different,
+    "residue": _residues,
     "ratio": _ratios,
     "quantity": _quantities,
 }

@@ -28,7 +28,7 @@ class Node:
 
 
 _EMPTY = re.compile(
-    r"\\emptyset|\\\{\s*\\\}|(?:the )?empty set|"
+    r"none|\\emptyset|\\\{\s*\\\}|(?:the )?empty set|"
     r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?)(?: exists?)?"
 )
 _REALS = re.compile(r"\\mathbb\s*\{R\}|\\mathbb R|(?:the set of )?all reals?(?: numbers?)?|(?:the )?real numbers?")
@@ -38,6 +38,10 @@ _WITHOUT = re.compile(
 )
 _MATRIX = re.compile(
     r"(.{0,40}?)\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\2\}", re.DOTALL
+)
+_RESIDUE = re.compile(
+    r"(?:([A-Za-z])\s*\\equiv\s*)?(-?[\w^{}+* -]{1,60}?)\s*(?:\\pmod|\(\s*\\?(?:b?mod)|\\?b?mod)\s*"
+    r"\{?\s*(\w{1,20})\s*\}?\s*\)?"
 )
 _NAME = r"(?:\\?[A-Za-z]+'*(?:_(?:\{[^{}]*\}|\w))?'*)"
 VARIABLE = re.compile(
@@ -94,6 +98,9 @@ def read(text: str, depth: int = 0) -> Node:
         return _punctured(
             text, [read(part, depth + 1) for part in split(without[1] or without[2], (",", ";"), ("and", "or"))[0]]
         )
+    residue = _RESIDUE.fullmatch(text)
+    if residue is not None and not _OPEN & set(residue[2]):
+        return Node("residue", text, variable=residue[1] or "", parts=(residue[2].strip(), residue[3]))
     matrix = _MATRIX.fullmatch(text)
     if matrix is not None and r"\begin" not in matrix[3] and _factor(matrix[1]):
         times = f"({matrix[1]})*" if matrix[1] else ""

@@ -35,6 +35,11 @@ _known("euro", _1="euro EUR €")
 _known("pound", _1="£ GBP")
 _known("poundword", _1="pound")  # of money or of mass: what the other quantity is
 _known("yen", _1="¥ yen JPY")
+_known("rupee", _1="rupee INR")
+_known("yuan", _1="yuan CNY")
+_known("franc", _1="franc CHF")
+for _code in ("KRW", "RUB", "TRY", "ILS", "THB", "PHP", "VND", "NGN", "BRL", "AUD", "CAD", "NZD", "HKD", "SGD", "PLN"):
+    _known(_code, _1=_code)
 _known("angle", _1="degree deg")
 _known("celsius", _1="celsius centigrade")
 _known("fahrenheit", _1="fahrenheit")

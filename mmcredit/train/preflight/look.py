@@ -179,9 +179,11 @@ def _payment_words(setting: str, payment: Payment, found: Preflight, share: floa
         )
     if payment.without_reference:
         count, some = len(payment.without_reference), ", ".join(payment.without_reference[:3])
+        guess = f": did you mean {payment.meant!r}?" if payment.meant else ""
         found.warnings.append(
             f"{count} samples of {setting} have no reference answer ({some}): answer rewards are not applicable to "
             "them, they earn nothing and are left out of the accuracy; name the column in the source's columns.answer"
+            + guess
         )
     for part, (label, count, sample) in payment.other.items():
         wanted = payment.asked[part][0]

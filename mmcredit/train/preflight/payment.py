@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmcredit.answers.item import RewardItem
+from mmcredit.data.columns import meant
 from mmcredit.data.sample import last_text
 from mmcredit.rewards.base import Reward
 from mmcredit.rewards.format import Format
@@ -48,6 +49,7 @@ class Payment:
     judged: int = 0  # samples with a reference that a reward compares with
     unpaid: list[Unpaid] = field(default_factory=list)
     without_reference: list[str] = field(default_factory=list)  # sample ids: not applicable, left out
+    meant: str | None = None  # a column of such a sample that may hold its reference
     shown: Paid | None = None  # the first of them
     scored: int = 0  # ideal responses that were scored
     failed: dict[str, int] = field(default_factory=dict)  # part: errors and timeouts on them
@@ -79,6 +81,7 @@ def pay(pool: RewardPool, reads: Sequence[Read], count_tokens: Callable[[str], i
             todo.append((read, item, ways))
         else:
             found.without_reference.append(read.sample.name)
+            found.meant = found.meant or meant("answer", read.sample.meta)
     first: dict[str, Paid] = {}
     for turn in range(MOST_WAYS):
         now = [(read, item, ways) for read, item, ways in todo if turn < len(ways)]
