@@ -24,6 +24,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mmcredit.deferred import load_now
 from mmcredit.reflow import reflow
 from mmcredit.yaml_values import typed_fields
 
@@ -190,6 +191,7 @@ def load_plugin(path: str | Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    load_now()  # a file that imports transformers would otherwise load torch twice, which aborts the process
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -76,4 +76,6 @@ def _first(error: Exception) -> str:
         name = signal.Signals(-failure.exitcode).name
         return f"rank {rank} was ended by {name}; the other processes were stopped; the run goes on with --resume"
     said = failure.message if failure.error_file != "<N/A>" else ""
+    if isinstance(said, dict):  # as torch's own recorder writes it
+        said = said.get("message", "")
     return said or f"rank {rank} ended with exit code {failure.exitcode}; its messages stand above"

@@ -22,10 +22,10 @@ BELOW_TRAIN = f"{BELOW_CONFIG} config evaluate frozen prepare report verifiers"
 ROOMS: dict[str, str] = {
     # shared ground
     "compat": "",
-    "reflow": "",
-    "components": "reflow yaml_values",
-    "config_files": "components yaml_values",
     "deferred": "",
+    "reflow": "",
+    "components": "deferred reflow yaml_values",
+    "config_files": "components yaml_values",
     "intervals": "",
     "judge": "",
     "rollouts": "",

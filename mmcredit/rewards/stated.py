@@ -50,7 +50,7 @@ def _together(text: str, spans: list[Span]) -> str | None:
 
 _SAYS = re.compile(
     r"\b(?:answer|result|solution|antwort|ergebnis|lösung|respuesta|resultado|réponse|résultat|resposta|risposta)\b"
-    r"[*_]*\s*(?:is|are|ist|es|est|é|è|:|=)+[*_]*\s*(?::\s*)?|(?:答案|结果)\s*(?:是|为|[:：])+\s*",
+    r"[*_]*\s*(?:(?:is|are|ist|es|est|é|è)\b|[:=])+[*_]*\s*(?::\s*)?|(?:答案|结果)\s*(?:是|为|[:：])+\s*",
     re.IGNORECASE,
 )
 _REASON = re.compile(r"\s*[,(]?\s*\b(?:because|since|which (?:is|means)|not)\b.*", re.DOTALL)  # "5, because 2+3=5"
