@@ -36,20 +36,20 @@ def launch(run: Any, options: Namespace) -> int:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it tells a failure in thirty lines
     os.environ["MMCREDIT_LAUNCHED"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.processes)))
-    settings = LaunchConfig(
-        min_nodes=options.nodes,
-        max_nodes=options.nodes,
-        nproc_per_node=options.processes,
-        run_id=uuid.uuid4().hex if options.nodes == 1 else "mmcredit",
-        rdzv_backend="c10d" if options.nodes == 1 else "static",
-        rdzv_endpoint="localhost:0" if options.nodes == 1 else options.master,
-        rdzv_configs={} if options.nodes == 1 else {"rank": options.node_rank},
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
     # Where processes say why they failed; the folder that torch would make is left behind.
     with tempfile.TemporaryDirectory(prefix="mmcredit-launch-") as folder:
-        settings.logs_specs = DefaultLogsSpecs(log_dir=folder)
+        settings = LaunchConfig(
+            min_nodes=options.nodes,
+            max_nodes=options.nodes,
+            nproc_per_node=options.processes,
+            run_id=uuid.uuid4().hex if options.nodes == 1 else "mmcredit",
+            rdzv_backend="c10d" if options.nodes == 1 else "static",
+            rdzv_endpoint="localhost:0" if options.nodes == 1 else options.master,
+            rdzv_configs={} if options.nodes == 1 else {"rank": options.node_rank},
+            max_restarts=0,
+            monitor_interval=0.2,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
         try:
             elastic_launch(settings, sys.executable)("-m", "mmcredit.cli", options.what, *_words(options))
         except ChildFailedError as error:
