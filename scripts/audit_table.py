@@ -27,9 +27,10 @@ number of prompts and the standard error of its truth. `--dense` is 8 in `steps`
 --regroup 1 --dense 4 --continuations 4,8 --error 0.08`, since a continuation there inserts frames anew. One of the
 pages that an audit writes: [letters](audit/letters.html).
 
-How to read it. Intervals are 95 % bootstraps over prompts; an interval of the difference to GRPO that holds 0 says that
-GRPO is as good *here*, not that the methods are equal. GRPO's credit is an unbiased estimate: over very many responses
-its gradient points the true way, so its cosine is high already and what a method can save is noise (column `noise`).
+How to read it. Intervals are 95 %: bootstraps over prompts, of cosines jackknifes; an interval of the difference to
+GRPO that holds 0 says that GRPO is as good *here*, not that the methods are equal. GRPO's credit is an unbiased
+estimate: over very many responses its gradient points the true way, so its cosine is high already and what a method can
+save is noise (column `noise`).
 The correlations look at single tokens, where uniform credit says little. The row `spo_chain before every token` has its
 own continuations, none of them shared with the truth; its distance to the row `truth` is noise of both sides, which
 `corrected` takes out on the side of the truth only. `spo_tree` credits edges of trees of its own: other responses of

@@ -16,7 +16,7 @@ from mmcredit.audit import board as boards
 from mmcredit.audit import gradients, output, truth, work
 from mmcredit.audit.command import Options, audit
 from mmcredit.audit.estimate import Advantages, Plan
-from mmcredit.audit.measures import Judge, Tokens, average_precision
+from mmcredit.audit.measures import Judge, Tokens, average_precision, jackknifed
 from mmcredit.audit.states import find_points
 from mmcredit.cli import main
 from mmcredit.objective import Objective
@@ -163,10 +163,28 @@ def test_noise_and_cosine_undo_the_noise_of_their_ends():
     assert gradients.noise(groups) == pytest.approx(expected, rel=0.25)
     assert gradients.noise(groups[:1]) is None
     halves = tuple(mean[0] + 0.5 * rng.normal(size=(30, 64)) for _ in range(2))
-    weights = np.ones((0, 30))
     plain = (halves[0] + halves[1]).sum(0) / 2
     raw = float(mean[0].sum(0) @ plain / np.linalg.norm(mean[0].sum(0)) / np.linalg.norm(plain))
-    assert raw < gradients.cosines(mean[0], halves, weights)[0] == pytest.approx(1, abs=0.1)
+    assert raw < gradients.cosines(mean[0], halves)[0] == pytest.approx(1, abs=0.1)
+
+
+def test_the_interval_of_a_cosine_is_wide_enough_for_how_the_cosine_varies():
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=64)
+    found = []
+    for _ in range(300):
+        truth = direction + 2 * rng.normal(size=(40, 64))
+        parts = truth + 3 * rng.normal(size=(40, 64))
+        halves = tuple(truth + rng.normal(size=(40, 64)) for _ in range(2))
+        values = gradients.cosines(parts, halves)
+        assert len(values) == 41
+        found.append(jackknifed(values))
+    values = np.asarray([number.value for number in found])
+    halves = np.asarray([(number.high - number.low) / 2 for number in found])
+    assert 0.9 < halves.mean() / 1.96 / values.std() < 1.4  # a jackknife is on the wide side
+    covered = [number.low <= values.mean() <= number.high for number in found]
+    assert np.mean(covered) > 0.93  # of a percentile bootstrap, a quarter
+    assert jackknifed(np.asarray([0.5, np.nan, 0.4])).low is None
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------

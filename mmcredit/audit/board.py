@@ -11,7 +11,7 @@ import numpy as np
 from mmcredit.audit import gradients
 from mmcredit.audit.collect import DENSE, strategy_costs
 from mmcredit.audit.estimate import Advantages
-from mmcredit.audit.measures import Judge, Number, Tokens, interval
+from mmcredit.audit.measures import Judge, Number, Tokens, jackknifed
 from mmcredit.audit.work import HALVES, RANDOM, random_credit
 from mmcredit.replay.methods import REFERENCE
 
@@ -69,12 +69,12 @@ def board(found: Audit, draws: int = 400) -> Board:
         gradient, over, loud = Number(None), None, None
         if parts and label in parts:
             halves = (parts[HALVES[0]].sum(0), parts[HALVES[1]].sum(0))
-            values = gradients.cosines(parts[label].sum(0), halves, judge.weights)
-            gradient = interval(float(values[0]), values[1:])
+            values = gradients.cosines(parts[label].sum(0), halves)
+            gradient = jackknifed(values)
             if label == REFERENCE:
                 against = values
             elif against is not None and label in found.labels:
-                over = interval(float(values[0] - against[0]), values[1:] - against[1:])
+                over = jackknifed(values - against)
             loud = gradients.noise(parts[label])
         method = next((m for m in found.methods if m.label == label), None)
         seconds = [b.seconds[label] for b in found.batches if label in b.seconds]
@@ -127,11 +127,10 @@ def _half(tokens: Tokens, judge: Judge, parts: dict[str, NDArray[Any]], draws: i
     gradient = Number(None)
     if parts:
         one, two = parts[HALVES[0]].sum(0), parts[HALVES[1]].sum(0)
-        every = np.concatenate([np.ones((1, len(one))), judge.weights])
-        g, h = every @ one, every @ two
+        g, h = gradients.all_and_without_each(one), gradients.all_and_without_each(two)
         with np.errstate(invalid="ignore"):
             values = (g * h).sum(1) / np.sqrt((g * g).sum(1) * (h * h).sum(1))
-        gradient = interval(float(values[0]), values[1:])
+        gradient = jackknifed(values)
     return Row(HALF, "sanity", agreement, gradient, None, None, (), 0.0, None)
 
 
@@ -144,8 +143,8 @@ def _tree(found: Audit, draws: int) -> Row:
     gradient, loud = Number(None), None
     if parts := _parts(own, ids):
         halves = (parts[HALVES[0]].sum(0), parts[HALVES[1]].sum(0))
-        values = gradients.cosines(parts[label].sum(0), halves, judge.weights)
-        gradient, loud = interval(float(values[0]), values[1:]), gradients.noise(parts[label])
+        values = gradients.cosines(parts[label].sum(0), halves)
+        gradient, loud = jackknifed(values), gradients.noise(parts[label])
     given = frozenset(found.trees[0].frozen.rollouts.signals)
     seconds = float(np.mean([b.seconds[label] for b in found.trees]))
     passes = found.tree.extra_passes(given)

@@ -96,15 +96,20 @@ def prompt_gradients(
     return out
 
 
-def cosines(parts: Floats, halves: tuple[Floats, Floats], weights: Floats) -> Floats:
-    """Cosine of a credit's gradient to that of the truth, [1 + draws]: of all prompts, then of every draw.
+def all_and_without_each(parts: Floats) -> Floats:
+    """[1 + P,W]: the sum of `parts` [P,W], then the sums without each of them, for the jackknife."""
+    whole = parts.sum(0, keepdims=True)
+    return np.concatenate([whole, whole - parts])
 
-    `parts` [P,W], `halves` two [P,W] from independent halves of the truth, `weights` [draws,P]. The truth's length is
-    taken from the product of the halves, so that noise in the truth does not lower the cosine:
-    (g.h0 + g.h1)/2 / (|g| sqrt(h0.h1)). NaN where a length is not defined.
+
+def cosines(parts: Floats, halves: tuple[Floats, Floats]) -> Floats:
+    """Cosine of a credit's gradient to that of the truth, [1 + P]: of all prompts, then without each of them.
+
+    `parts` [P,W], `halves` two [P,W] from independent halves of the truth. The truth's length is taken from the product
+    of the halves, so that noise in the truth does not lower the cosine: (g.h0 + g.h1)/2 / (|g| sqrt(h0.h1)). NaN where
+    a length is not defined.
     """
-    every = np.concatenate([np.ones((1, len(parts))), weights])
-    g, h0, h1 = (every @ x for x in (parts, *halves))
+    g, h0, h1 = (all_and_without_each(x.astype(np.float64)) for x in (parts, *halves))
     with np.errstate(invalid="ignore", divide="ignore"):
         size = np.sqrt((g * g).sum(1)) * np.sqrt((h0 * h1).sum(1))
         return np.where(size > 0, ((g * h0).sum(1) + (g * h1).sum(1)) / 2 / size, np.nan)
