@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,7 +128,8 @@ def test_a_mistake_that_one_rank_meets_ends_the_run_in_its_words(tmp_path: Path)
     process, _ = start(tmp_path, "--plugin", str(plugin), credit=["grpo", {"of_this_process": {"fails": True}}])
     said = ended(process)
     assert process.returncode == 1
-    assert said.splitlines()[-1] == "mmcredit: error: broken on this rank alone"
+    line = r"mmcredit: error: credit method 'of_this_process' \(rank_faults.py:\d+\): broken on this rank alone"
+    assert re.fullmatch(line, said.splitlines()[-1])
 
 
 def test_the_local_engine_refuses_several_processes(tmp_path: Path) -> None:
