@@ -85,6 +85,7 @@ class IoU(Reward):
 
     def _boxes(self, text: str) -> list[Box]:
         text = plain_dashes(unicodedata.normalize("NFKC", visible(text)))
+        text = re.sub(r"\s+", " ", text)  # the patterns below would go through long runs of white space again and again
         text = re.sub(
             r"(?<=\d)\s?px\b|[\"'`]", "", _TAGS.sub(lambda tag: "]" if tag[1] or tag[2] == "end" else "[", text)
         )
