@@ -241,7 +241,8 @@ def test_what_nobody_sees_is_no_thought_and_no_answer(blank):
 
 # Runs on which a careless pattern takes its square: 10,000 of them are minutes then, and milliseconds else.
 @pytest.mark.parametrize(
-    "piece", ["³", "# ", "&#1", "<sup>", "~~a", "1.234.", "12,34,", "_1", "</answer>", "[1,2,", "1 ", "and ", "- a ", "\n"]
+    "piece",
+    ["³", "# ", "&#1", "<sup>", "~~a", "1.234.", "12,34,", "_1", "</answer>", "[1,2,", "1 ", "and ", "- a ", "\n"],
 )
 def test_no_pattern_takes_its_square(piece):
     answer = piece * 10_000
