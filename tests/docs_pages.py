@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
-LANGUAGES = ("bash", "python", "yaml", "json", "text")
+LANGUAGES = ("bash", "python", "yaml", "json", "toml", "text")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ SHORTER = [
     (r"^mmcredit evaluate .*--(corrupt|benchmark)", "--limit 4"),
     (r"^mmcredit evaluate .*--decoding", "--limit 2 --max-new-tokens 6"),
     (r"^mmcredit check", "--samples 8"),
-    (r"^mmcredit audit", "rollout.group=2"),
+    (r"^mmcredit audit (?!runs/)", "rollout.group=2"),
     (r"^mmcredit sft", "train.steps=2 evaluate.limit=4"),
     (r"^mmcredit dpo", "train.steps=2 data.from_run.held_out=0"),
     (r"^mmcredit prm-train", "data.questions=8 data.test_questions=4 sft.epochs=1 sft.batch=8"),
@@ -151,7 +151,7 @@ class Site:
                     (self.folder / title.group(1)).write_text(block.text)
             for block in found:
                 place = f"{each}:{block.line}"
-                if block.not_run is not None or block.language in ("yaml", "json"):
+                if block.not_run is not None or block.language in ("yaml", "json", "toml"):
                     continue
                 if block.language == "bash":
                     assert block.commands, f"{place}: an empty block"
