@@ -24,8 +24,9 @@ on one thread of a shared CPU; `letters` with `--exact` in place of continuation
 `configs/audits/*.yaml`, on models that `scripts/audit_cold_starts.py` makes from the shipped tiny Qwen3. `scenes` and
 `easy-vqa` are asked about by their oracles (`verifiers=[{scene_oracle: {groups: all}}]`). Each section states its
 number of prompts and the standard error of its truth. `--dense` is 8 in `steps`; `video-events` has `--batch 10
---regroup 1 --dense 4 --continuations 4,8 --error 0.08`, since a continuation there inserts frames anew. One of the
-pages that an audit writes: [letters](audit/letters.html).
+--regroup 1 --dense 4 --continuations 4,8 --error 0.08`, since a continuation there inserts frames anew. Of `scenes`,
+the column `sampled` has its first 60 prompts as a share of what 80 cost. One of the pages that an audit writes:
+[letters](audit/letters.html).
 
 How to read it. Intervals are 95 %: bootstraps over prompts, of cosines jackknifes; an interval of the difference to
 GRPO that holds 0 says that GRPO is as good *here*, not that the methods are equal. GRPO's credit is an unbiased
