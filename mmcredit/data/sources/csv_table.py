@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import csv
 import io
 from collections.abc import Iterator
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -15,6 +12,7 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sources.base import Rows, TableSource
+from mmcredit.data.sources.file_rows import FileRows
 from mmcredit.data.sources.files import DataFile, expand
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -40,7 +38,7 @@ class CsvTable(TableSource):
     )
 
     def rows(self) -> Rows:
-        return CsvRows(expand(self.path, (".csv", ".tsv")), self.separator)
+        return FileRows([_File(file, self.separator) for file in expand(self.path, (".csv", ".tsv"))])
 
 
 class _File:
@@ -80,78 +78,37 @@ class _File:
             else:
                 self.cells.append(row)
                 self.lines.append(line)
-        self.names = header or []
+        self.keys = header or []
+        self.broken = {index for index, row in enumerate(self.cells) if len(row) != len(self.keys)}
         self._check(sign)
 
     def _check(self, sign: str) -> None:
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        twice = sorted({name for name in self.keys if self.keys.count(name) > 1})
         if twice:
             raise ValueError(f"{self.file.path} has column {twice[0]!r} twice")
-        if len(self.names) == 1:
-            other = next((each for each in _SEPARATORS if each != sign and each in self.names[0]), None)
+        if len(self.keys) == 1:
+            other = next((each for each in _SEPARATORS if each != sign and each in self.keys[0]), None)
             if other is not None:
                 raise ValueError(
-                    f"{self.file.path} has one column {self.names[0]!r}: it looks separated by {_SEPARATORS[other]}s; "
+                    f"{self.file.path} has one column {self.keys[0]!r}: it looks separated by {_SEPARATORS[other]}s; "
                     f"set separator: {other!r}"
                 )
 
     def place(self, index: int) -> str:
         return f"{self.file.name}:{self.lines[index]}"
 
-    def broken(self) -> set[int]:
-        return {index for index, row in enumerate(self.cells) if len(row) != len(self.names)}
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        return ({} if index in self.broken else self.read(index) for index in range(len(self)))
 
     def read(self, index: int) -> dict[str, Any]:
         row = self.cells[index]
-        if len(row) != len(self.names):
+        if len(row) != len(self.keys):
             raise UnusableSample(
-                f"{self.place(index)} has {len(row)} cells, the table has {len(self.names)} columns "
-                f"({', '.join(self.names)}); quote cells that hold the separator",
+                f"{self.place(index)} has {len(row)} cells, the table has {len(self.keys)} columns "
+                f"({', '.join(self.keys)}); quote cells that hold the separator",
                 "cells do not match the columns",
             )
-        return {name: cell if cell.strip() else None for name, cell in zip(self.names, row, strict=True)}
-
-
-class CsvRows:
-    """The rows of such files, one after another."""
-
-    def __init__(self, files: list[DataFile], separator: str | None) -> None:
-        self._parts = [_File(file, separator) for file in files]
-        self._ends = list(accumulate(len(part.cells) for part in self._parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(name for part in self._parts for name in part.names))
-
-    def column(self, name: str) -> Iterator[Any]:
-        for part in self._parts:
-            broken = part.broken()
-            for index in range(len(part.cells)):
-                yield None if index in broken else part.read(index).get(name)
-
-    def read(self, index: int) -> dict[str, Any]:
-        part, local = self._find(index)
-        return part.read(local)
-
-    def place(self, index: int) -> str:
-        part, local = self._find(index)
-        return part.place(local)
-
-    def id(self, index: int) -> str:
-        return self.place(index)
-
-    def folder(self, index: int) -> Path:
-        """The folder of the file of row `index`, where the paths of its media may start."""
-        return self._find(index)[0].file.path.parent
-
-    def unreadable(self) -> set[int]:
-        """Numbers of the rows that `read` refuses; in `column` they have no values."""
-        starts = [end - len(part.cells) for end, part in zip(self._ends, self._parts, strict=True)]
-        return {start + row for start, part in zip(starts, self._parts, strict=True) for row in part.broken()}
-
-    def _find(self, index: int) -> tuple[_File, int]:
-        number = bisect.bisect_right(self._ends, index)
-        part = self._parts[number]
-        return part, index - self._ends[number] + len(part.cells)
+        return {name: cell if cell.strip() else None for name, cell in zip(self.keys, row, strict=True)}

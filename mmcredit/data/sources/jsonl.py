@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import json
 import os
 from array import array
 from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from pydantic import Field
 from mmcredit.components import register
 from mmcredit.data.dropped import UnusableSample
 from mmcredit.data.sources.base import Rows, TableSource
+from mmcredit.data.sources.file_rows import FileRows
 from mmcredit.data.sources.files import DataFile, expand
 
 
@@ -220,45 +219,8 @@ class _List:
         return f"{self.place(index)} is a JSON {type(self.data[index]).__name__}; an object is wanted"
 
 
-class JsonRows:
+class JsonRows(FileRows):
     """The rows of JSON files, one after another."""
 
     def __init__(self, files: list[DataFile]) -> None:
-        self._parts: list[_Lines | _List] = [_List(f) if f.path.suffix == ".json" else _Lines(f) for f in files]
-        self._ends = list(accumulate(len(part) for part in self._parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def columns(self) -> list[str]:
-        return list(dict.fromkeys(key for part in self._parts for key in part.keys))
-
-    def column(self, name: str) -> Iterator[Any]:
-        for part in self._parts:
-            for row in part.all():
-                yield row.get(name)
-
-    def read(self, index: int) -> dict[str, Any]:
-        part, local = self._find(index)
-        return part.read(local)
-
-    def place(self, index: int) -> str:
-        part, local = self._find(index)
-        return part.place(local)
-
-    def id(self, index: int) -> str:
-        return self.place(index)
-
-    def folder(self, index: int) -> Path:
-        """The folder of the file of row `index`, where the paths of its media may start."""
-        return self._find(index)[0].file.path.parent
-
-    def unreadable(self) -> set[int]:
-        """Numbers of the rows that `read` refuses; in `column` they have no values."""
-        starts = [end - len(part) for end, part in zip(self._ends, self._parts, strict=True)]
-        return {start + row for start, part in zip(starts, self._parts, strict=True) for row in part.broken}
-
-    def _find(self, index: int) -> tuple[_Lines | _List, int]:
-        number = bisect.bisect_right(self._ends, index)
-        part = self._parts[number]
-        return part, index - self._ends[number] + len(part)
+        super().__init__([_List(f) if f.path.suffix == ".json" else _Lines(f) for f in files])
